@@ -78,7 +78,8 @@ EVENTS: dict[str, Fields] = {
     "stale:ignored": {"session": str, "epoch": int, "what": str},
     "gate:closed": {"session": str, "reason": str},
     "gate:opened": {"session": str, "epoch": int, "frame": int, "withheld": int, "waited_ms": _NUMBER},
-    # every video key frame that arrives: `idr` by NAL type, `parameter_sets` in front of it or in the header.
+    # every video key frame that arrives: `idr` by NAL type, `parameter_sets` in front of it or in the header, `first`
+    # if no other video frame came before it on its connection.
     "keyframe:received": {"frame": int, "idr": bool, "parameter_sets": bool, "first": bool},
     # --- gateway: viewers and egress -----------------------------------------------------------------------
     "viewer:joined": {"session": str, "viewer": str},
@@ -96,6 +97,7 @@ EVENTS: dict[str, Fields] = {
     "play:refused": {"stream": str, "code": str},
     "play:retried": {"attempt": int, "delay_ms": _NUMBER, "reason": str},
     "push:accepted": {"stream": str, "peer": str, "push": int},
+    "push:refused": {"stream": str, "peer": str, "code": str, "setting": str},
     "push:ended": {"stream": str, "push": int, "reason": str},
     # `frame` is the number in the SEI stamp, or -1 where the picture has none; `method` is sei | dts.
     "media:started": {
@@ -119,8 +121,15 @@ EVENTS: dict[str, Fields] = {
         "method": str,
     },
     "media:skipped": {"first": int, "last": int, "method": str},
+    # out of order, or twice the same: `frame` is not newer than `previous`.
     "media:disordered": {"previous": int, "frame": int, "method": str},
+    # the stamps name another source (a publisher that started anew): numbers before and after do not compare.
+    "media:source_changed": {"previous": str, "frame": int},
+    # the first of a run of frames that cannot be shown; the run ends at the next IDR.
     "media:undecodable": {"frame": int, "error": str},
+    # every 500 ms from the first picture on, also while frozen. `frames` (seen), `video_bytes` and `audio_packets`
+    # count from the program's start; delays and longest gap are of the time since the event before (a gap that is
+    # still open counts), `delay_ms` that of the newest picture in it, None if there was none.
     "media:progressed": {
         "frames": int,
         "last_frame": int,
@@ -150,7 +159,7 @@ class UnknownEventError(ValueError):
 
 
 def verify(name: str, data: Mapping[str, Any]) -> None:
-    """Raise :class:`UnknownEventError` unless ``name`` and exactly the table's fields, of the table's types, are given."""
+    """Raise :class:`UnknownEventError` unless ``name`` has exactly these fields, of the table's types."""
     fields = EVENTS.get(name)
     if fields is None:
         raise UnknownEventError(f"{name!r} is not in the table of events (reference_impl/telemetry.py)")

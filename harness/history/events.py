@@ -30,6 +30,7 @@ EVENTS: dict[str, telemetry.Fields] = {
     "script:started": {"steps": int},
     "step:begun": {"step": int, "line": int, "text": str, "late_ms": (int, float)},
     "step:failed": {"step": int, "line": int, "error": str},
+    # checks of what happened end here: everything later is the ordered shut-down. So settling time belongs before it.
     "script:ended": {"steps": int},
     "person:asked": {"step": int, "question": str, "answer": str},
     "run:interrupted": {"by": str},
@@ -53,7 +54,8 @@ EVENTS: dict[str, telemetry.Fields] = {
     },
     "process:signalled": {"pid": int, "signal": str},
     "log:written": {"line": str},
-    # what is left inside the lab when the programs have been told to stop: pids, sockets, flows by name.
+    # what is left inside the lab when the programs have been told to stop: pids, sockets, flows by name. The last one
+    # is compared with the first, which is taken before any program is started; a single one with an empty lab.
     "ledger:taken": {"moment": str, "processes": list, "sockets": list},
     # --- network -------------------------------------------------------------------------------------------
     "link:changed": {"link": str, "direction": str, "settings": dict},

@@ -1,0 +1,96 @@
+"""Checks that every run has: was it a fair test at all? What they cannot answer with yes makes the run *unknown*."""
+
+from __future__ import annotations
+
+from harness.checks.circumstances import because
+from harness.checks.limits import EmulatorPunctual, FaultsFired, NothingCrashed, ScriptRan
+from harness.checks.verdict import Verdict
+from harness.history.events import Event
+from harness.history.query import History
+from harness.history.windows import FaultWindow
+from harness.units import MICROSECOND, format_duration
+
+_ENDING = ("SIGKILL", "SIGTERM", "SIGINT")
+
+
+def script_ran(history: History, limits: ScriptRan) -> Verdict:
+    """Unknown if the steady state was missed, a step failed, someone interrupted, or the run never ended."""
+    spoilt = history.first("steady:missed", "step:failed", "run:interrupted")
+    if spoilt is not None:
+        return limits.unknown(_spoilt(spoilt), because=because(history, spoilt.t_ns), evidence=[spoilt])
+    ended = history.last("run:ended")
+    if ended is None:
+        return limits.unknown("the history has no run:ended")
+    steps = history.named("step:begun")
+    return limits.passed(f"{len(steps)} steps done", evidence=[*steps[-1:], ended])
+
+
+def _spoilt(event: Event) -> str:
+    if event.name == "steady:missed":
+        return f"no steady state: {event.data['missing']}"
+    if event.name == "step:failed":
+        return f"step {event.data['step']} failed: {event.data['error']}"
+    return f"interrupted by {event.data['by']}"
+
+
+def faults_fired(history: History, limits: FaultsFired) -> Verdict:
+    """Unknown if a fault touched nothing or left no receipt: then the test did not take place."""
+    idle = [window for window in history.faults if not window.touched]
+    if idle:
+        evidence = [event for window in idle for event in (window.entered, window.left) if event is not None]
+        reason = "a fault that breaks nothing proves nothing: look at its target, its time and whether media flowed"
+        return limits.unknown("; ".join(map(_receipt, idle)), because=reason, evidence=evidence)
+    receipts = [window.left for window in history.faults if window.left is not None]
+    return limits.passed("; ".join(map(_receipt, history.faults)) or "no faults in this run", evidence=receipts)
+
+
+def _receipt(window: FaultWindow) -> str:
+    if window.touched is None:
+        return f"{window.what}: no receipt (fault:left is missing)"
+    return f"{window.what}: touched {window.touched or 'nothing'}"
+
+
+def emulator_punctual(history: History, limits: EmulatorPunctual) -> Verdict:
+    """Unknown if packets were delivered later than the limit (p99): then this machine was measured, not the system."""
+    measured = history.named("emulator:measured")
+    if history.run.get("engine") == "sim":
+        return limits.passed("virtual time is never late", evidence=measured)
+    if not measured:
+        return limits.unknown("the emulated network told nothing about its lateness")
+    worst = max(measured, key=lambda event: float(event.data["late_p99_us"]))
+    late = round(worst.data["late_p99_us"] * MICROSECOND)
+    if late <= limits.late_p99_ns:
+        return limits.passed(f"p99 {format_duration(late)}", evidence=[worst])
+    maximum = format_duration(round(worst.data["late_max_us"] * MICROSECOND))
+    return limits.unknown(
+        f"p99 {format_duration(late)}, at most {maximum}",
+        because="this machine was too busy for the emulated network; run fewer things beside it",
+        evidence=[worst],
+    )
+
+
+def nothing_crashed(history: History, limits: NothingCrashed) -> Verdict:
+    """Fails for a process that exits without being asked, and for a program that tells ``program:failed``."""
+    crashes = [event for event in history.named("process:exited") if not _asked_for(history, event)]
+    crashes += history.named("program:failed")
+    if not crashes:
+        return limits.passed("0 crashes", evidence=history.named("process:exited"))
+    first = min(crashes, key=lambda event: event.t_ns)
+    reason = because(history, first.t_ns, f"see logs of {first.source}")
+    return limits.failed("; ".join(_crash(history, event) for event in crashes), because=reason, evidence=crashes)
+
+
+def _asked_for(history: History, exited: Event) -> bool:
+    """Whether the harness asked the process to end, or a fault of the playbook killed it."""
+    if exited.data["expected"]:
+        return True
+    signals = history.named("process:signalled", before=exited.t_ns, pid=exited.data["pid"])
+    return any(event.data["signal"] in _ENDING for event in signals)
+
+
+def _crash(history: History, event: Event) -> str:
+    when = history.at(event.t_ns)
+    if event.name == "program:failed":
+        return f"{event.data['role']} failed at {when}: {event.data['error']}"
+    how = f"signal {event.data['signal']}" if event.data["signal"] else f"exit code {event.data['code']}"
+    return f"{event.data['program']} (pid {event.data['pid']}) ended unasked at {when} with {how}"

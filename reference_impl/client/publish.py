@@ -1,0 +1,200 @@
+"""The publisher as a program: ``python -m reference_impl.client.publish --url rtmp://gateway.test/live/cam1?key=…``.
+
+Streams a live source over RTMP and keeps the stream alive through whatever the network does. Control verbs:
+``status``, ``ledger``, ``request_keyframe``, ``stop``. Exit code 0 when it was stopped, 1 when it was refused or gave
+up, 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reference_impl.client.parts import WATCHDOGS, PublisherParts
+from reference_impl.client.publisher import Publisher, PublisherSettings
+from reference_impl.durations import parse_duration
+from reference_impl.machines.reconnect import ReconnectSettings
+from reference_impl.media.encoder import SourceSettings
+from reference_impl.media.errors import MediaError
+from reference_impl.program import Program, add_arguments, open_telemetry
+from reference_impl.rtmp.tcp_state import TcpOptions
+from reference_impl.rtmp.url import RtmpUrl
+from reference_impl.telemetry import Telemetry
+
+_RATE_UNITS = {"bit/s": 1, "kbit/s": 1_000, "Mbit/s": 1_000_000}
+_BYTE_UNITS = {"B": 1, "kB": 1_000, "KiB": 1_024, "MB": 1_000_000}
+
+
+def _quantity(units: Mapping[str, int], example: str) -> Callable[[str], int]:
+    """A parser for a number with one of ``units``."""
+
+    def parse(text: str) -> int:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z/]+)\s*", text)
+        if match is None or match[2] not in units:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: write a number and one of {', '.join(units)}, for example {example!r}"
+            )
+        return round(float(match[1]) * units[match[2]])
+
+    return parse
+
+
+def _explained(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """argparse shows the text of its own error only; of a ValueError it shows nothing."""
+
+    def parse_or_explain(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_or_explain
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: write width x height, for example 1280x720")
+    return int(match[1]), int(match[2])
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r}: no such file")
+    return path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The program's options."""
+    options = argparse.ArgumentParser(prog="publish", description="Publish a live stream over RTMP and keep it alive.")
+    duration, url = _explained(parse_duration), _explained(RtmpUrl.parse)
+    options.add_argument("--url", type=url, required=True, help="rtmp://host[:port]/app/stream?key=…")
+    options.add_argument("--duration", type=duration, metavar="TIME", help="stop after this time (default: never)")
+    options.add_argument("--seed", type=int, default=0, help="for the jitter of the back-off (default %(default)s)")
+    _add_source_options(options, duration)
+    _add_reconnect_options(options, duration)
+    add_arguments(options)
+    return options
+
+
+def _add_source_options(options: argparse.ArgumentParser, duration: Callable[[str], float]) -> None:
+    group = options.add_argument_group("source")
+    group.add_argument("--media", type=_file, metavar="FILE", help="a media file instead of the test picture; loops")
+    group.add_argument("--size", type=_size, default=(640, 360), metavar="WxH", help="default 640x360")
+    group.add_argument("--fps", type=int, default=30, help="default %(default)s")
+    rate = _quantity(_RATE_UNITS, "2 Mbit/s")
+    group.add_argument("--bitrate", type=rate, default="2 Mbit/s", metavar="RATE", help="default %(default)s")
+    group.add_argument("--gop", type=duration, default="2 s", metavar="TIME", help="IDR interval (default %(default)s)")
+    group.add_argument("--no-audio", action="store_true")
+
+
+def _add_reconnect_options(options: argparse.ArgumentParser, duration: Callable[[str], float]) -> None:
+    group = options.add_argument_group("watchdog and reconnect")
+    names = list(WATCHDOGS)
+    group.add_argument("--watchdog", choices=names, default=names[0], help="default %(default)s")
+    group.add_argument("--stall-after", type=duration, default="1 s", metavar="TIME", help="default %(default)s")
+    group.add_argument("--poll", type=duration, metavar="TIME", help="default 100 ms (bytes_accepted: 500 ms)")
+    group.add_argument("--give-up-after", type=duration, default="300 s", metavar="TIME", help="default %(default)s")
+    group.add_argument("--queue-limit", type=duration, default="2 s", metavar="TIME", help="default %(default)s")
+    size = _quantity(_BYTE_UNITS, "128 kB")
+    group.add_argument("--send-buffer", type=size, metavar="SIZE", help="SO_SNDBUF (default: the kernel's autotuning)")
+    group.add_argument("--user-timeout", type=duration, metavar="TIME", help="TCP_USER_TIMEOUT (default: off)")
+
+
+def settings_of(options: argparse.Namespace) -> PublisherSettings:
+    """The settings that the options ask for; :class:`ValueError` names one that makes no sense."""
+    width, height = options.size
+    return PublisherSettings(
+        source=SourceSettings(
+            width=width,
+            height=height,
+            fps=options.fps,
+            bitrate=options.bitrate,
+            gop_s=options.gop,
+            audio=not options.no_audio,
+        ),
+        media=options.media,
+        reconnect=ReconnectSettings(give_up_after=options.give_up_after),
+        watchdog=options.watchdog,
+        stall_after=options.stall_after,
+        poll=options.poll,
+        queue_limit=options.queue_limit,
+        tcp=TcpOptions(send_buffer=options.send_buffer, user_timeout=options.user_timeout),
+        seed=options.seed,
+    )
+
+
+async def run(options: argparse.Namespace, telemetry: Telemetry, parts: PublisherParts) -> int:
+    """Publish until the end; the exit code."""
+    loop = asyncio.get_running_loop()
+    failures: list[str] = []
+
+    def finished(reason: str, failed: bool) -> None:
+        if failed:
+            failures.append(reason)
+        program.stop(reason)
+
+    async def status(_request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return publisher.status()
+
+    async def ledger(_request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return publisher.ledger()
+
+    async def request_keyframe(_request: Mapping[str, Any]) -> Mapping[str, Any]:
+        publisher.request_keyframe("control")
+        return {}
+
+    async def shut_down(reason: str) -> None:
+        await publisher.stop(reason)
+        for failure in failures:
+            telemetry.tell("program:failed", role="publisher", error=failure)
+        telemetry.tell("ledger:told", **publisher.ledger())
+
+    def crashed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        failures.append(f"defect in the publisher: {context.get('exception') or context['message']}")
+        program.stop("defect")
+
+    loop.set_exception_handler(crashed)
+    program = Program(
+        "publisher", telemetry, verbs={"status": status, "ledger": ledger, "request_keyframe": request_keyframe}
+    )
+    publisher = Publisher(
+        options.url,
+        settings_of(options),
+        telemetry=telemetry,
+        loop=loop,
+        on_finished=finished,
+        parts=parts,
+    )
+    loop.call_soon(publisher.start)
+    if options.duration is not None:
+        loop.call_later(options.duration, program.stop, "duration")
+    await program.run(control_fd=options.control_fd, detail=str(options.url.name), shut_down=shut_down)
+    return 1 if failures else 0
+
+
+def main(argv: Sequence[str] | None = None, parts: PublisherParts | None = None) -> int:
+    """The program; ``parts`` replaces what a variant does otherwise."""
+    options_parser = parser()
+    options = options_parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    try:
+        settings_of(options)
+    except ValueError as error:
+        options_parser.error(str(error))
+    try:
+        return asyncio.run(run(options, open_telemetry(options), parts or PublisherParts()))
+    except MediaError as error:
+        options_parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
