@@ -142,11 +142,6 @@ class History:
         ended = self.last("script:ended")
         return self.end if ended is None else ended.t_ns
 
-    @cached_property
-    def sources(self) -> frozenset[str]:
-        """Everyone who told something."""
-        return frozenset(event.source for event in self.events)
-
     def tells(self, source: str, *names: str) -> bool:
         """Whether ``source`` told at least one event of these names (a third party's program may tell none)."""
         return any(event.source == source for name in names for event in self._named.get(name, []))

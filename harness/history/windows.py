@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.history.events import Event
-from harness.units import format_duration
 
 DEADLY = frozenset({"kill", "restart"})
 """Kinds of fault that end a process; what they break stays broken until the role is started again."""
@@ -98,11 +97,6 @@ class Outage:
     start: int
     end: int | None
     """None where it lasts to the end of the history."""
-
-    def describe(self) -> str:
-        """What was broken, and for how long, for people."""
-        what = " and ".join(dict.fromkeys(window.what for window in self.windows))
-        return what if self.end is None else f"{what} for {format_duration(self.end - self.start)}"
 
 
 def pair(

@@ -44,7 +44,7 @@ class Picks:
         self._block = max(0, start) // BLOCK
         self._numbers = self.chosen(self._block)
         self._place = 0
-        self.next = 0
+        self.next = start - 1
         """The next pick, or the first packet of the next block where this block has none left."""
         self.hit(start - 1)
 

@@ -96,6 +96,7 @@ class Direction:
         "_loss",
         "_mtu",
         "_overlays",
+        "_rare",
         "_rate",
         "_refuse",
         "_reorder",
@@ -217,20 +218,28 @@ class Direction:
 
     def _offer_special(self, packet: Packet, number: int, now: int) -> None:
         """As the end of :meth:`offer`, for packets that something random happens to, or may."""
-        lost = self._loss.hit(number)
-        doubled, held, damaged = self._duplicate.hit(number), self._reorder.hit(number), self._corrupt.hit(number)
         if self._backlog is not None and now >= self._backlog.until:
             self._backlog = None
-        self._special = self._next_special()
+            self._plan_specials()
+        delay = self._delay
+        if self._jitter is not None:
+            delay += round(self.impairments.jitter * self._jitter.at(number))
+        if number >= self._rare:
+            self._offer_rare(packet, number, delay, now)
+        else:
+            self._send(packet, delay, now, held=False)
+
+    def _offer_rare(self, packet: Packet, number: int, delay: int, now: int) -> None:
+        """A packet that is picked for something, or the first of a block whose picks aren't known yet."""
+        lost = self._loss.hit(number)
+        doubled, held, damaged = self._duplicate.hit(number), self._reorder.hit(number), self._corrupt.hit(number)
+        self._plan_specials()
         if lost:
             self._lose(packet, "loss", now)
             return
         twin = packet.copy() if doubled else None
         if damaged:
             packet.flip_bit(self._stream("corrupt").draw(number))
-        delay = self._delay
-        if self._jitter is not None:
-            delay += round(self.impairments.jitter * self._jitter.at(number))
         self._send(packet, delay, now, held=held)
         if twin is not None:
             self.duplicated += 1
@@ -323,13 +332,13 @@ class Direction:
         self._corrupt = Bernoulli(self._stream("corrupt"), impairments.corrupt, start=start)
         correlation = impairments.jitter_correlation
         self._jitter = Variation(self._stream("jitter"), correlation) if impairments.jitter else None
-        self._special = self._next_special()
+        self._plan_specials()
 
-    def _next_special(self) -> int:
-        """The number of the next packet that the fast path can't take."""
-        if self._jitter is not None or self._backlog is not None or self.impairments.reorder_allowed:
-            return _ALWAYS
-        return min(self._loss.next, self._duplicate.next, self._reorder.next, self._corrupt.next)
+    def _plan_specials(self) -> None:
+        """Find the number of the next packet that is picked for something, and that the fast path can't take."""
+        self._rare = min(self._loss.next, self._duplicate.next, self._reorder.next, self._corrupt.next)
+        always = self._jitter is not None or self._backlog is not None or self.impairments.reorder_allowed
+        self._special = _ALWAYS if always else self._rare
 
     def _stream(self, purpose: str) -> Stream:
         return Stream(f"{self._seed}/{self.link}/{self.heading}/{purpose}")

@@ -22,6 +22,10 @@ class Running(Protocol):
     def pid(self) -> int: ...
 
     @property
+    def source(self) -> str:
+        """The role that it plays."""
+
+    @property
     def exited(self) -> asyncio.Event: ...
 
     async def request(self, verb: str, *, within_ns: int, **arguments: Any) -> Mapping[str, Any]:
@@ -49,13 +53,16 @@ class Lab(Protocol):
     ) -> Running:
         """Run ``argv`` in ``node``; ``harnessed`` programs get control and telemetry descriptors."""
 
+    def on_restart(self, told: Callable[[Any], None]) -> None:
+        """Have ``told`` called with each program that a fault has started anew."""
+
     async def schedule(self, fault_id: str, fault: Fault, *, enter_ns: int | None, leave_ns: int | None) -> None:
         """Break something at ``enter_ns`` (None: now) until ``leave_ns`` (None: until healed)."""
 
     async def heal(self, fault_id: str) -> None:
         """Leave a fault now; harmless when it was left already."""
 
-    async def ledger(self, moment: str) -> None:
+    async def ledger(self, moment: str) -> Mapping[str, Any]:
         """Take the ledger of processes and sockets as an event ``ledger:taken``."""
 
     async def close(self) -> None:

@@ -30,9 +30,7 @@ def _quantity(parse: typing.Callable[[str], Any], *, pattern: str, example: str,
 Duration = _quantity(
     units.parse_duration, pattern=r"^\s*(0|[0-9.]+\s*(ns|us|µs|ms|s|min|h))\s*$", example="250 ms", title="duration"
 )
-Rate = _quantity(
-    units.parse_rate, pattern=r"^\s*(0|[0-9.]+\s*[kMG]?bit/s)\s*$", example="2 Mbit/s", title="rate"
-)
+Rate = _quantity(units.parse_rate, pattern=r"^\s*(0|[0-9.]+\s*[kMG]?bit/s)\s*$", example="2 Mbit/s", title="rate")
 Size = _quantity(units.parse_size, pattern=r"^\s*(0|[0-9.]+\s*(B|kB|KiB|MB|MiB))\s*$", example="64 kB", title="size")
 Share = _quantity(units.parse_share, pattern=r"^\s*[0-9.]+\s*%?\s*$", example="2 %", title="share")
 

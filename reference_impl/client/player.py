@@ -71,6 +71,7 @@ class Player:
         self._timer = None
         self._attempts += 1
         self._attempt = self._loop.create_task(self._connect())
+        self._attempt.add_done_callback(_surface)
 
     async def stop(self, reason: str) -> None:
         """Leave; idempotent."""
@@ -194,3 +195,9 @@ class Player:
             self._retry(f"connection lost: {exc}" if exc is not None else "connection closed by the server")
         elif self._left is not None and not self._left.done():
             self._left.set_result(None)
+
+
+def _surface(task: asyncio.Task[None]) -> None:
+    """Bring a defect to the loop's exception handler at once."""
+    if not task.cancelled():
+        task.result()

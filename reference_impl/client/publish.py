@@ -131,54 +131,66 @@ def settings_of(options: argparse.Namespace) -> PublisherSettings:
     )
 
 
-async def run(options: argparse.Namespace, telemetry: Telemetry, parts: PublisherParts) -> int:
-    """Publish until the end; the exit code."""
-    loop = asyncio.get_running_loop()
-    failures: list[str] = []
+class PublishProgram:
+    """The publisher with its control verbs and an ordered end; made in a running loop."""
 
-    def finished(reason: str, failed: bool) -> None:
+    def __init__(self, options: argparse.Namespace, telemetry: Telemetry, parts: PublisherParts) -> None:
+        self._options = options
+        self._telemetry = telemetry
+        self._failures: list[str] = []
+        verbs = {"status": self._status, "ledger": self._ledger, "request_keyframe": self._request_keyframe}
+        self._program = Program("publisher", telemetry, verbs=verbs)
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._crashed)
+        self._publisher = Publisher(
+            options.url,
+            settings_of(options),
+            telemetry=telemetry,
+            loop=self._loop,
+            on_finished=self._finished,
+            parts=parts,
+        )
+
+    async def run(self) -> int:
+        """Publish until the end; the exit code."""
+        self._loop.call_soon(self._publisher.start)
+        if self._options.duration is not None:
+            self._loop.call_later(self._options.duration, self._program.stop, "duration")
+        await self._program.run(
+            control_fd=self._options.control_fd, detail=self._options.url.name, shut_down=self._shut_down
+        )
+        return 1 if self._failures else 0
+
+    def _finished(self, reason: str, failed: bool) -> None:
         if failed:
-            failures.append(reason)
-        program.stop(reason)
+            self._failures.append(reason)
+        self._program.stop(reason)
 
-    async def status(_request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return publisher.status()
+    def _crashed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody caught is our own defect: better an end that is told than a publisher that hangs."""
+        loop.default_exception_handler(context)
+        self._finished(f"defect in the publisher: {context.get('exception') or context['message']}", True)
 
-    async def ledger(_request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return publisher.ledger()
+    async def _shut_down(self, reason: str) -> None:
+        await self._publisher.stop(reason)
+        for failure in self._failures:
+            self._telemetry.tell("program:failed", role="publisher", error=failure)
+        self._telemetry.tell("ledger:told", **self._publisher.ledger())
 
-    async def request_keyframe(_request: Mapping[str, Any]) -> Mapping[str, Any]:
-        publisher.request_keyframe("control")
+    async def _status(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._publisher.status()
+
+    async def _ledger(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._publisher.ledger()
+
+    async def _request_keyframe(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._publisher.request_keyframe("control")
         return {}
 
-    async def shut_down(reason: str) -> None:
-        await publisher.stop(reason)
-        for failure in failures:
-            telemetry.tell("program:failed", role="publisher", error=failure)
-        telemetry.tell("ledger:told", **publisher.ledger())
 
-    def crashed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        loop.default_exception_handler(context)
-        failures.append(f"defect in the publisher: {context.get('exception') or context['message']}")
-        program.stop("defect")
-
-    loop.set_exception_handler(crashed)
-    program = Program(
-        "publisher", telemetry, verbs={"status": status, "ledger": ledger, "request_keyframe": request_keyframe}
-    )
-    publisher = Publisher(
-        options.url,
-        settings_of(options),
-        telemetry=telemetry,
-        loop=loop,
-        on_finished=finished,
-        parts=parts,
-    )
-    loop.call_soon(publisher.start)
-    if options.duration is not None:
-        loop.call_later(options.duration, program.stop, "duration")
-    await program.run(control_fd=options.control_fd, detail=str(options.url.name), shut_down=shut_down)
-    return 1 if failures else 0
+async def run(options: argparse.Namespace, telemetry: Telemetry, parts: PublisherParts) -> int:
+    """Publish until the end; the exit code."""
+    return await PublishProgram(options, telemetry, parts).run()
 
 
 def main(argv: Sequence[str] | None = None, parts: PublisherParts | None = None) -> int:

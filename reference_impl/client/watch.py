@@ -1,7 +1,8 @@
 """The viewer as a program: ``python -m reference_impl.client.watch --url rtmp://gateway.test/live/cam1``.
 
 Plays a stream over RTMP, decodes it, and tells what a person would see: the first picture, freezes, gaps, the delay.
-Control verbs: ``status``, ``ledger``, ``stop``. Exit code 0 when it was stopped, 2 for a wrong command line.
+Control verbs: ``status``, ``ledger``, ``stop``. Exit code 0 when it was stopped, 1 after a defect of its
+own, 2 for a wrong command line.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from typing import Any
 from reference_impl.client.player import Player, PlayerSettings
 from reference_impl.durations import parse_duration
 from reference_impl.machines.backoff import Backoff
-from reference_impl.media.album import Album
-from reference_impl.media.decode import Decoder
+from reference_impl.media.live_watch import decoding_watcher
 from reference_impl.media.watcher import MediaWatcher, WatcherSettings
 from reference_impl.program import Program, add_arguments, open_telemetry
 from reference_impl.rtmp.endpoint import PlayConnection, PlayListener
@@ -38,19 +38,13 @@ def make_connection(url: RtmpUrl, listener: PlayListener) -> PlayConnection:
     return PlayConnection(url, listener)
 
 
-def make_watcher(telemetry: Telemetry, settings: WatcherSettings, pictures: Path | None) -> MediaWatcher:
-    """A watcher that decodes."""
-    album = Album(pictures, telemetry) if pictures is not None else None
-    return MediaWatcher(telemetry, settings=settings, decoder=Decoder(), album=album)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchParts:
     """Factories; replace one to get a variant of the viewer."""
 
     backoff: Callable[[int], Backoff] = make_backoff
     connection: Callable[[RtmpUrl, PlayListener], PlayConnection] = make_connection
-    watcher: Callable[[Telemetry, WatcherSettings, Path | None], MediaWatcher] = make_watcher
+    watcher: Callable[[Telemetry, WatcherSettings, Path | None], MediaWatcher] = decoding_watcher
     player: Callable[..., Player] = Player
 
 
@@ -85,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
 async def run(options: argparse.Namespace, telemetry: Telemetry, parts: WatchParts) -> int:
     """Watch until the end; the exit code."""
     loop = asyncio.get_running_loop()
+    failures: list[str] = []
     watching = WatcherSettings(freeze_after=options.freeze_after)
     player = parts.player(
         options.url,
@@ -104,13 +99,22 @@ async def run(options: argparse.Namespace, telemetry: Telemetry, parts: WatchPar
 
     async def shut_down(reason: str) -> None:
         await player.stop(reason)
+        for failure in failures:
+            telemetry.tell("program:failed", role="viewer", error=failure)
         telemetry.tell("ledger:told", **player.ledger())
 
+    def crashed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        failures.append(f"defect in the viewer: {context.get('exception') or context['message']}")
+        program.stop("defect")
+
+    loop.set_exception_handler(crashed)
     program = Program("viewer", telemetry, verbs={"status": status, "ledger": ledger})
     loop.call_soon(player.start)
     if options.duration is not None:
         loop.call_later(options.duration, program.stop, "duration")
-    return await program.run(control_fd=options.control_fd, detail=options.url.name, shut_down=shut_down)
+    await program.run(control_fd=options.control_fd, detail=options.url.name, shut_down=shut_down)
+    return 1 if failures else 0
 
 
 def main(argv: Sequence[str] | None = None, parts: WatchParts | None = None) -> int:

@@ -2,7 +2,7 @@
 
 An RTMP platform that accepts pushes, decodes them, and tells what its audience would see. Control verbs: ``status``,
 ``ledger``, ``stall`` (stop reading), ``resume`` (read again), ``stop``. Exit code 0 when it was stopped, 1 if it could
-not listen, 2 for a wrong command line.
+not listen or after a defect of its own, 2 for a wrong command line.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any, get_args
 
 from reference_impl.destination.platform import BadKey, Platform, PlatformSettings, SameKey
 from reference_impl.durations import parse_duration
-from reference_impl.media.album import Album
-from reference_impl.media.decode import Decoder
+from reference_impl.media.live_watch import decoding_watcher
 from reference_impl.media.watcher import MediaWatcher, WatcherSettings
 from reference_impl.program import Program, add_arguments, open_telemetry
 from reference_impl.rtmp.endpoint import ServerConnection, ServerListener
@@ -31,18 +30,12 @@ def make_connection(listener: ServerListener) -> ServerConnection:
     return ServerConnection(listener)
 
 
-def make_watcher(telemetry: Telemetry, settings: WatcherSettings, pictures: Path | None) -> MediaWatcher:
-    """A watcher that decodes."""
-    album = Album(pictures, telemetry) if pictures is not None else None
-    return MediaWatcher(telemetry, settings=settings, decoder=Decoder(), album=album)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationParts:
     """Factories; replace one to get a variant of the destination."""
 
     connection: Callable[[ServerListener], ServerConnection] = make_connection
-    watcher: Callable[[Telemetry, WatcherSettings, Path | None], MediaWatcher] = make_watcher
+    watcher: Callable[[Telemetry, WatcherSettings, Path | None], MediaWatcher] = decoding_watcher
     platform: Callable[..., Platform] = Platform
 
 
@@ -113,13 +106,24 @@ async def run(options: argparse.Namespace, telemetry: Telemetry, parts: Destinat
         print(f"destination: cannot listen on port {options.listen[1]}: {error}", file=sys.stderr)
         return 1
 
+    failures: list[str] = []
+
     async def shut_down(reason: str) -> None:
         await platform.stop(reason)
+        for failure in failures:
+            telemetry.tell("program:failed", role="destination", error=failure)
         telemetry.tell("ledger:told", **platform.ledger())
 
+    def crashed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        failures.append(f"defect in the destination: {context.get('exception') or context['message']}")
+        program.stop("defect")
+
+    asyncio.get_running_loop().set_exception_handler(crashed)
     program = Program("destination", telemetry, verbs=_verbs(platform))
     detail = f"port {platform.port}, {', '.join(options.key) or 'any key'}"
-    return await program.run(control_fd=options.control_fd, detail=detail, shut_down=shut_down)
+    await program.run(control_fd=options.control_fd, detail=detail, shut_down=shut_down)
+    return 1 if failures else 0
 
 
 def _verbs(platform: Platform) -> dict[str, Callable[[Mapping[str, Any]], Any]]:

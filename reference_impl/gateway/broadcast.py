@@ -198,7 +198,7 @@ class Broadcast:
                 epoch=self.machine.epoch,
                 frame=packet.frame,
                 withheld=opened.withheld,
-                waited_ms=1000 * opened.waited_s,
+                waited_ms=_ms(opened.waited_s),
             )
 
     def _send(self, packets: Sequence[Packet], *, now: float) -> None:
@@ -228,15 +228,15 @@ class Broadcast:
             case session.TakenOver(old, new, rule):
                 tell("session:taken_over", session=name, old_epoch=old, new_epoch=new, rule=rule)
             case session.Stalled(epoch, silent_s, setting):
-                tell("session:stalled", session=name, epoch=epoch, silent_ms=1000 * silent_s, setting=setting)
+                tell("session:stalled", session=name, epoch=epoch, silent_ms=_ms(silent_s), setting=setting)
             case session.Recovered(epoch, silent_s):
-                tell("session:recovered", session=name, epoch=epoch, silent_ms=1000 * silent_s)
+                tell("session:recovered", session=name, epoch=epoch, silent_ms=_ms(silent_s))
             case session.Lost(epoch, reason, window_s):
-                tell("session:lost", session=name, epoch=epoch, reason=reason, window_s=window_s)
+                tell("session:lost", session=name, epoch=epoch, reason=reason, window_s=round(window_s, 3))
                 for egress in self.egresses:
                     egress.source_lost()
             case session.Resumed(epoch, away_s):
-                tell("session:resumed", session=name, epoch=epoch, away_ms=1000 * away_s)
+                tell("session:resumed", session=name, epoch=epoch, away_ms=_ms(away_s))
             case session.Stale(epoch, what):
                 tell("stale:ignored", session=name, epoch=epoch, what=what)
             case session.Ended(reason, setting):
@@ -264,3 +264,7 @@ class Broadcast:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)

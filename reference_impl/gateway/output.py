@@ -207,8 +207,9 @@ class Egress:
         return {"egress": self.label, "url": self.url, "push": asdict(self._outside.push)}
 
     def _finish_run(self, how: Exit, text: str) -> None:
-        self._outside.slots.leave(self.url, self)
         self._carry_out(self.supervisor.exited(how, now=_now()), exit_text=text)
+        if self._worker is None and not self._waits_for_url:
+            self._outside.slots.leave(self.url, self)
 
     def _tick(self) -> None:
         self._carry_out(self.supervisor.tick(now=_now()))
@@ -256,7 +257,7 @@ class Egress:
 
     def _tell_stopped(self, reason: str, exit_text: str, took_s: float) -> None:
         tell = self._outside.telemetry.tell
-        took_ms = 1000 * took_s
+        took_ms = round(1000 * took_s, 3)
         tell("egress:stopped", session=self._session, egress=self.label, reason=reason, exit=exit_text, took_ms=took_ms)
 
     def _tell(self, name: str, **data: Any) -> None:

@@ -136,9 +136,14 @@ class KeyframeGate:
         self._video_clock = None
 
     def _notice_break(self, kind: PacketKind, timestamp: int, *, now: float) -> str:
-        if kind not in _VIDEO:
+        if kind not in (PacketKind.VIDEO_HEADER, *_VIDEO):
             return ""
-        self._saw_video = True
+        first, self._saw_video = not self._saw_video, True
+        if first and self.is_open:
+            self._close(now=now)
+            return "what was taken for audio only has video"
+        if kind is PacketKind.VIDEO_HEADER:
+            return ""
         before, self._video_clock = self._video_clock, timestamp
         if before is None or not self.is_open:
             return ""

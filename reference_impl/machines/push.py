@@ -164,13 +164,13 @@ class PushMachine:
     def refused(self, *, code: str, description: str, now: float) -> list[Action]:
         """The destination refused the connection or the publish."""
         why = f"{code}: {description}" if description else code
-        if not self._ever_progressed:
+        if self._never_worked():
             return self._fail(f"refused, {why}")
         return self._broken(why, now=now)
 
     def unreachable(self, *, reason: str, now: float) -> list[Action]:
         """The host's name does not exist: no connection was even tried."""
-        if not self._ever_progressed:
+        if self._never_worked():
             return self._fail(reason)
         return self._broken(reason, now=now)
 
@@ -264,6 +264,8 @@ class PushMachine:
     def _broken(self, reason: str, *, now: float, setting: str = "") -> list[Action]:
         if self.final or not (self._connecting or self.publishing):
             return []
+        if self.state is PushState.ENDING:
+            return [Disconnect(reason), *self._ended(reason)]
         self._connecting = self.publishing = False
         delay = min(self.settings.retry_cap, self.settings.retry_first * 2.0 ** max(0, self._attempt - 1))
         if now + delay - self._progress_at > self.settings.retry_window:
@@ -273,6 +275,9 @@ class PushMachine:
         if self.state in (PushState.ACTIVE, PushState.HOLDING):
             actions.append(self._change(PushState.RECONNECTING, reason, setting))
         return [*actions, Retrying(self._attempt + 1, delay)]
+
+    def _never_worked(self) -> bool:
+        return not self._ever_progressed and self.state is not PushState.ENDING
 
     def _fail(self, reason: str, setting: str = "") -> list[Action]:
         if self.final:

@@ -12,8 +12,8 @@ Laws
 5. Media on a new connection begin with an IDR: RequestKeyframe comes before UseConnection.
 6. Only a *no* (connection refused, publish refused, accepted and closed at once) is answered with back-off. Silence
    is answered by the race.
-7. Refused credentials, or a name that does not exist, end it at once: asking again cannot help. Anything else is tried again until
-   ``give_up_after`` seconds have passed without a proven connection; then there is one final event.
+7. Refused credentials, or a name that does not exist, end it at once: asking again cannot help. Anything else is
+   tried again until ``give_up_after`` seconds have passed without a proven connection; then there is one final event.
 8. The count of attempts (and the back-off) starts anew only after 5 s of acknowledged media, so that what telemetry
    counts is true, and a server that accepts and drops is not asked in a tight loop.
 9. ``stopped`` and ``failed`` are told only in final states; while it reconnects the status is ``reconnecting``.

@@ -312,12 +312,11 @@ class SessionMachine:
             return self.end(reason="max duration reached", setting=self._named("max_duration"))
         if self.state is SessionState.AWAITING:
             return self._finish("publisher did not return", self._window_setting) if now >= self._until else []
-        silent = now - self._silent_since
         actions: list[Action] = []
-        if self.state is SessionState.LIVE and silent >= self.settings.stall_after:
+        if self.state is SessionState.LIVE and now >= self._silent_since + self.settings.stall_after:
             self._move(Trigger.FELL_SILENT)
-            actions.append(Stalled(self.epoch, silent, self._named("stall_after")))
-        if self.state is SessionState.STALLED and silent >= self.settings.idle_reap:
+            actions.append(Stalled(self.epoch, now - self._silent_since, self._named("stall_after")))
+        if self.state is SessionState.STALLED and now >= self._silent_since + self.settings.idle_reap:
             actions += [Release(self.epoch, "idle"), *self._lose(f"silent, {self._named('idle_reap')}", now=now)]
         return actions
 

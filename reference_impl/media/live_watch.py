@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from reference_impl.media.watcher import MediaWatcher
+from reference_impl.media.album import Album
+from reference_impl.media.decode import Decoder
+from reference_impl.media.watcher import MediaWatcher, WatcherSettings
 from reference_impl.rtmp.messages import MediaMessage
+from reference_impl.telemetry import Telemetry
+
+
+def decoding_watcher(telemetry: Telemetry, settings: WatcherSettings, pictures: Path | None) -> MediaWatcher:
+    """What viewers and destinations use: a watcher that decodes, and saves pictures if it is told where."""
+    album = Album(pictures, telemetry) if pictures is not None else None
+    return MediaWatcher(telemetry, settings=settings, decoder=Decoder(), album=album)
 
 
 class LiveWatch:

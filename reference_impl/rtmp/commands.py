@@ -77,12 +77,16 @@ class Command:
 
     @classmethod
     def from_message(cls, message: Message) -> Command:
-        """Reads type 20, and type 17 (which carries AMF0 after a zero byte)."""
+        """Reads type 20, and type 17 (which carries AMF0 after a zero byte).
+
+        A missing transaction id counts as 0: ffmpeg as a server sends ``onFCPublish`` without one.
+        """
         body = message.payload[1:] if message.type_id == COMMAND_AMF3 else message.payload
         values = amf0.decode_all(body)
-        if len(values) < 2 or not isinstance(values[0], str) or not isinstance(values[1], float):
-            raise RemoteProtocolError(f"command without name and transaction id: {values[:2]!r}")
-        return cls(values[0], values[1], tuple(values[2:]), message.stream_id)
+        if not values or not isinstance(values[0], str):
+            raise RemoteProtocolError(f"command without a name: {values[:2]!r}")
+        transaction = values[1] if len(values) > 1 and isinstance(values[1], float) else 0.0
+        return cls(values[0], transaction, tuple(values[2:]), message.stream_id)
 
 
 def status(

@@ -192,7 +192,12 @@ class _Connection(asyncio.Protocol):
         """Send what waits, then close in order. Harmless twice."""
         self._over = True
         if self._closing is None and not self.transport.is_closing():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError as error:
+                # The peer has reset the connection and nobody has read that yet.
+                self._fail(error)
+                return
             self._closing = asyncio.get_running_loop().call_later(CLOSE_LIMIT, self.transport.close)
 
     def abort(self) -> None:

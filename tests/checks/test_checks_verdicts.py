@@ -106,6 +106,20 @@ def buried_alive() -> Story:
     return story.tell(5, "gateway", "egress:state_changed", egress="platform", state="FAILED", reason="stalled")
 
 
+def paused(role: str) -> Story:
+    story = a_live_stream()
+    entered = {"fault": "p", "kind": "pause", "scope": "process", "target": role, "what": f"{role} paused"}
+    story.tell(5, "engine", "fault:entered", **entered).tell(9, "engine", "fault:left", fault="p", touched=1)
+    return story.tell(6, "publisher", "stall:detected", connection=1).ends(12)
+
+
+def gateway_killed_and_back() -> Story:
+    """It finds the worker that its predecessor left, ends it, and starts its own."""
+    story = a_live_stream().kill(5, "gateway", back=6)
+    story.tell(6.5, "gateway", "egress:leftover_ended", egress="platform", worker=40, how="SIGTERM")
+    return story.tell(7, "gateway", "egress:started", session="s2", egress="platform", worker=41).ends(12)
+
+
 def gate_without_a_door() -> Story:
     story = a_drop_with_a_reconnect().but("media:resumed", "viewer", idr=False, parameter_sets=False, decoded=False)
     return story.tell(9.6, "viewer", "media:undecodable", frame=280, error="no reference picture")
@@ -149,6 +163,13 @@ CASES = [
          "after 50.0 ms", {"by": "gateway"}),
     Case(UNKNOWN, "outage_detected", "the publisher cannot notice its own death", a_publisher_gone_for_good(),
          "no fault silenced the publisher"),
+    Case(PASS, "outage_detected", "the publisher notices that the gateway stands still", paused("gateway"),
+         "after 1.00 s"),
+    Case(UNKNOWN, "outage_detected", "nobody notices that he stands still himself", paused("publisher"),
+         "no fault silenced the publisher"),
+    Case(PASS, "outage_detected", "the slowest of several counts",
+         drop().black_hole(11, 14, fault="second").tell(12.8, "publisher", "stall:detected", connection=15),
+         "after 1.80 s at the slowest of 2"),
     Case(UNKNOWN, "outage_detected", "UDP alone was swallowed",
          a_live_stream().black_hole(5, 9, proto="udp").ends(12), "no fault silenced the publisher"),
     Case(UNKNOWN, "outage_detected", "only the viewer's own link was dead",
@@ -194,6 +215,13 @@ CASES = [
          drop().but("media:resumed", "viewer", parameter_sets=False), "without SPS/PPS"),
     Case(FAIL, "keyframe_first", "the viewer cannot decode it", drop().but("media:resumed", "viewer", decoded=False),
          "not decoded"),
+    Case(PASS, "keyframe_first", "an old key frame on its way is not the new one",
+         drop().tell(9.31, "viewer", "keyframe:received", frame=120, idr=True, parameter_sets=True),
+         "slowest 90.0 ms after the publish, at destination"),
+    Case(FAIL, "keyframe_first", "an old key frame on its way does not stand for the new one",
+         drop().without("keyframe:received", "viewer").without("media:resumed", "viewer")
+         .tell(9.31, "viewer", "keyframe:received", frame=120, idr=True, parameter_sets=True),
+         "at viewer: no IDR after the publish"),
     Case(FAIL, "keyframe_first", "a publisher that began anew needs an IDR too, though no number is missing",
          a_publisher_killed_and_back().but("media:resumed", "viewer", missing=0, frame=9, idr=False), "no IDR"),
     Case(UNKNOWN, "keyframe_first", "the viewer tells nothing", silent(drop(), "viewer"), "viewer told nothing",
@@ -218,6 +246,8 @@ CASES = [
     Case(FAIL, "longest_gap", "the viewer had to join again",
          drop().without("media:resumed").tell(11, "viewer", "media:started", frame=300), "5.90 s",
          {"at_most": "5 s"}),
+    Case(PASS, "longest_gap", "a viewer that was started again after it had seen all is not in a gap of old",
+         drop().tell(14.5, "viewer", "media:started", frame=400, idr=True), "4.40 s", {"at_most": "5 s"}),
     Case(UNKNOWN, "longest_gap", "the viewer tells nothing", silent(drop(), "viewer"), "viewer told nothing"),
     Case(PASS, "frames_lost", "none in a blip", a_blip(), "0 at viewer"),
     Case(FAIL, "frames_lost", "120 in a drop", drop(), "120 at viewer"),
@@ -261,6 +291,8 @@ CASES = [
          "1 refusals (told by viewer)"),
     Case(PASS, "never_refused", "when the broadcast is over there is nothing to play",
          a_publisher_gone_for_good().tell(12, "viewer", "play:refused", stream="live/cam1"), "0 refusals"),
+    Case(PASS, "never_refused", "the publisher alone can tell", silent(drop(), "gateway"), "0 refusals"),
+    Case(PASS, "never_refused", "the gateway alone can tell", silent(drop(), "publisher"), "0 refusals"),
     Case(UNKNOWN, "never_refused", "nobody can tell", silent(drop(), "gateway", "publisher"), "neither"),
     Case(PASS, "no_stale_harm", "the old close was ignored", drop(), "1 late events of older ones ignored"),
     Case(FAIL, "no_stale_harm", "the old close counted as a loss", stale_close_kills_the_new_one(), "session:lost"),
@@ -277,6 +309,11 @@ CASES = [
     Case(FAIL, "egress_stopped", "twice",
          a_publisher_gone_for_good().tell(12, "gateway", "egress:stopped", session="s1", egress="platform"),
          "stopped 2 times"),
+    Case(PASS, "egress_stopped", "counted from the fault", a_publisher_gone_for_good(), "6.45 s later",
+         {"after": "fault", "within": "7 s"}),
+    Case(FAIL, "egress_stopped", "not as soon after the fault as asked", a_publisher_gone_for_good(),
+         "6.45 s after fault:entered", {"after": "fault", "within": "2 s"}),
+    Case(PASS, "egress_stopped", "never, as asked", drop(), "never stopped", {"exactly": 0}),
     Case(FAIL, "egress_stopped", "told to stop twice",
          a_publisher_gone_for_good().tell(12, "gateway", "egress:stop_requested", session="s1", egress="platform"),
          "told to stop 2 times"),
@@ -313,6 +350,12 @@ CASES = [
          drop().tell(15.45, "gateway", "ledger:told", tasks=3, descriptors=30), "as empty", {"descriptors": 21}),
     Case(FAIL, "nothing_orphaned", "the gateway forgot its egress",
          a_publisher_gone_for_good().without("egress:stopped"), "egress platform (worker 40 never stopped)"),
+    Case(PASS, "nothing_orphaned", "a killed gateway's worker was found and ended", gateway_killed_and_back(),
+         "as empty as it was"),
+    Case(FAIL, "nothing_orphaned", "a killed gateway's worker was never found",
+         gateway_killed_and_back().without("egress:leftover_ended"), "(worker 40 never stopped)"),
+    Case(FAIL, "nothing_orphaned", "another worker than the one left was ended",
+         gateway_killed_and_back().but("egress:leftover_ended", worker=39), "(worker 40 never stopped)"),
     Case(FAIL, "nothing_orphaned", "a session never ended", a_publisher_gone_for_good().without("session:ended"),
          "session s1 (never ended)"),
     Case(UNKNOWN, "nothing_orphaned", "nobody looked", drop().without("ledger:taken"), "no ledger"),

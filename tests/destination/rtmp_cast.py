@@ -26,15 +26,16 @@ async def until(holds: Callable[[], object], *, within: float = 5.0, what: str =
 
 
 class Sender:
-    """Pushes a live source to a URL; ``drop_until_idr`` behaves like our publisher after a reconnect."""
+    """Pushes a live source to a URL, from an IDR on unless it is told to be careless."""
 
-    def __init__(self, url: str, source: LiveSource | None = None) -> None:
+    def __init__(self, url: str, source: LiveSource | None = None, *, idr_first: bool = True) -> None:
         self.url = RtmpUrl.parse(url)
         self.started = False
         self.refused: list[str] = []
         self.lost = False
         self.sent = 0
-        self._gate = False
+        self._idr_first = idr_first
+        self._gate = not idr_first
         self.source = source or LiveSource(SMALL, lambda _: None)
         self.source._on_message = self._message
         self.connection = PublishConnection(self.url, self)
@@ -48,7 +49,8 @@ class Sender:
         self.started = True
         for header in self.source.sequence_headers():
             self.connection.send(header)
-        self.source.request_keyframe("publish")
+        if self._idr_first:
+            self.source.request_keyframe("publish")
         self.source.start()
 
     def publish_refused(self, _connection: PublishConnection, code: str, _description: str) -> None:

@@ -88,7 +88,7 @@ async def test_a_push_is_accepted_decoded_and_ended_in_order(open_site: Opened) 
     assert ended["reason"] in ("FCUnpublish", "deleteStream")
     (started,) = site.telemetry.named("media:started")
     assert started["frame"] == 0 and started["idr"] and started["decoded"] and started["parameter_sets"]
-    assert started["delay_ms"] < 1000
+    assert started["delay_ms"] < 5000
     assert not site.telemetry.named("media:disordered") and not site.telemetry.named("media:undecodable")
 
 
@@ -117,6 +117,19 @@ async def test_a_new_push_of_the_same_key_continues_the_same_stream(open_site: O
     assert resumed["missing"] == resumed["frame"] - resumed["last_frame"] - 1 > 0
     assert len(site.telemetry.named("media:started")) == 1
     assert [each["push"] for each in site.telemetry.named("push:accepted")] == [1, 2]
+
+
+async def test_a_push_that_begins_without_an_idr_shows_nothing_until_one_comes(open_site: Opened) -> None:
+    site = await open_site()
+    first = await push(site)
+    await until(lambda: site.frames() >= 5)
+    tcp_state.abort(first.connection.transport)
+    careless = Sender(site.url(), first.source, idr_first=False)
+    await push(site, sender=careless)
+    await until(lambda: site.telemetry.named("media:resumed"), what="the next IDR of the GOP")
+    careless.source.stop()
+    assert site.telemetry.named("media:undecodable")[0]["error"] == "no IDR since the connection began"
+    assert site.telemetry.named("media:resumed")[0]["idr"]
 
 
 @pytest.mark.parametrize(("bad_key", "closed"), [("close", True), ("keep_open", False)])
@@ -197,13 +210,13 @@ async def test_a_platform_can_stall_by_itself_and_reads_no_later_connection_eith
 
 
 async def test_a_silent_push_is_ended_at_the_idle_limit(open_site: Opened) -> None:
-    site = await open_site(idle_limit=0.3)
+    site = await open_site(idle_limit=1.0)
     sender = await push(site)
-    await until(lambda: site.frames() >= 15)
+    await until(lambda: site.frames() >= 45)
     assert not site.telemetry.named("push:ended")
     sender.source.stop()
-    await until(lambda: sender.lost, within=2.0, what="the platform drops it")
-    assert site.telemetry.named("push:ended")[0]["reason"] == "nothing came for idle_limit=0.3 s"
+    await until(lambda: sender.lost, within=4.0, what="the platform drops it")
+    assert site.telemetry.named("push:ended")[0]["reason"] == "nothing came for idle_limit=1 s"
 
 
 async def test_stopping_ends_pushes_and_watches_and_leaves_nothing(open_site: Opened) -> None:

@@ -15,12 +15,12 @@ import pytest
 from rtmp_cast import Stage, until
 
 from reference_impl.client.player import Player, PlayerSettings
-from reference_impl.client.watch import parser
+from reference_impl.client.watch import WatchParts, parser, run
 from reference_impl.machines.backoff import Backoff
 from reference_impl.media.album import Album
 from reference_impl.media.decode import Decoder
 from reference_impl.media.watcher import MediaWatcher
-from reference_impl.rtmp.endpoint import PlayConnection
+from reference_impl.rtmp.endpoint import PlayConnection, PlayListener
 from reference_impl.rtmp.url import RtmpUrl
 from reference_impl.telemetry import TelemetryRecorder
 
@@ -32,16 +32,33 @@ async def stage() -> AsyncIterator[Stage]:
     await stage.close()
 
 
+class Patience(Backoff):
+    """A back-off that writes down how it is used."""
+
+    def __init__(self) -> None:
+        super().__init__(random.Random(1), start=0.05, cap=0.1)
+        self.used: list[str] = []
+
+    def next_delay(self) -> float:
+        self.used.append("wait")
+        return super().next_delay()
+
+    def reset(self) -> None:
+        self.used.append("reset")
+        super().reset()
+
+
 class Seat:
     """A player, its telemetry, and its address."""
 
     def __init__(self, port: int, *, pictures: Path | None = None, **settings: float) -> None:
         self.telemetry = TelemetryRecorder()
+        self.patience = Patience()
         album = Album(pictures, self.telemetry) if pictures is not None else None
         self.player = Player(
             RtmpUrl.parse(f"rtmp://127.0.0.1:{port}/live/cam1"),
             MediaWatcher(self.telemetry, decoder=Decoder(), album=album),
-            Backoff(random.Random(1), start=0.05, cap=0.1),
+            self.patience,
             self.telemetry,
             settings=PlayerSettings(**settings),
             connection=PlayConnection,
@@ -74,6 +91,7 @@ async def test_a_viewer_that_comes_before_the_stream_tries_until_it_is_there(sta
     await until(lambda: seat.frames >= 1, what="a picture")
     await seat.player.stop("done")
     assert seat.telemetry.named("play:refused")[0] == {"stream": "live/cam1", "code": "NetStream.Play.StreamNotFound"}
+    assert seat.patience.used == ["wait"] * (len(stage.asked) - 1) + ["reset"]
     attempts = [retried["attempt"] for retried in seat.telemetry.named("play:retried")]
     assert attempts == list(range(2, 2 + len(attempts)))
 
@@ -125,13 +143,13 @@ async def test_a_server_that_never_answers_is_given_up_after_connect_within(stag
 
 
 async def test_a_connection_over_which_nothing_comes_is_given_up_at_the_idle_limit(stage: Stage) -> None:
-    seat = Seat(await stage.open(), idle_limit=0.4)
-    await until(lambda: seat.frames >= 15)
+    seat = Seat(await stage.open(), idle_limit=1.0)
+    await until(lambda: seat.frames >= 45)
     assert not seat.telemetry.named("play:retried")
     stage.source.stop()
-    await until(lambda: seat.telemetry.named("play:retried"), within=2.0)
+    await until(lambda: seat.telemetry.named("play:retried"), within=4.0)
     await seat.player.stop("done")
-    assert seat.telemetry.named("play:retried")[0]["reason"] == "nothing came for idle_limit=0.4 s"
+    assert seat.telemetry.named("play:retried")[0]["reason"] == "nothing came for idle_limit=1 s"
 
 
 async def test_stopping_a_viewer_that_only_tries_leaves_no_task(stage: Stage) -> None:
@@ -144,6 +162,20 @@ async def test_stopping_a_viewer_that_only_tries_leaves_no_task(stage: Stage) ->
     await asyncio.sleep(0.2)
     assert seat.player.status()["attempts"] == attempts
     assert len(asyncio.all_tasks()) == before
+
+
+async def test_a_defect_of_its_own_ends_the_program_with_1_and_says_so(stage: Stage) -> None:
+    def broken(url: RtmpUrl, listener: PlayListener) -> PlayConnection:
+        raise ZeroDivisionError("planted")
+
+    telemetry = TelemetryRecorder()
+    options = parser().parse_args(["--url", f"rtmp://127.0.0.1:{await stage.open()}/live/cam1"])
+    handler = asyncio.get_running_loop().get_exception_handler()
+    try:
+        assert await asyncio.wait_for(run(options, telemetry, WatchParts(connection=broken)), 10) == 1
+    finally:
+        asyncio.get_running_loop().set_exception_handler(handler)
+    assert telemetry.named("program:failed") == [{"role": "viewer", "error": "defect in the viewer: planted"}]
 
 
 def test_a_wrong_address_is_refused_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,13 @@ from gateway_stage import (
     until,
 )
 
+from reference_impl.gateway.feed import MediaFrame
+from reference_impl.gateway.packets import read_packet
+from reference_impl.gateway.pusher import Pusher
+from reference_impl.machines.push import PushSettings, PushState
+from reference_impl.rtmp.url import RtmpUrl
+from reference_impl.telemetry import TelemetryRecorder
+
 IMPATIENT = ("--egress-ask-for", "500 ms", "--egress-terminate-for", "500 ms")
 
 
@@ -47,6 +54,26 @@ def assert_begins_with_an_idr(push: Push) -> None:
     assert kinds == ["script", "video", "audio", "video"]
     assert is_idr(push.pictures[0])
     assert push.frames == list(range(push.frames[0], push.frames[0] + len(push.frames)))
+
+
+class Nobody:
+    """Hears what becomes of a push."""
+
+    def push_changed(self, state: PushState, reason: str) -> None:
+        pass
+
+
+async def test_a_push_begins_with_the_idr_that_came_while_it_was_connecting() -> None:
+    async with platform() as sink:
+        pusher = Pusher("e", RtmpUrl.parse(sink.url), PushSettings(), TelemetryRecorder(), Nobody())
+        pusher.begin()
+        camera = Camera(gop=1000)
+        for message in [*camera.headers(), *camera.shot(), *camera.shot()]:
+            pusher.media(MediaFrame(read_packet(message).kind, message))
+        await until("the push", lambda: sink.pushes and sink.pushes[0].frames == [0, 1])
+        assert_begins_with_an_idr(sink.pushes[0])
+        pusher.stop("over")
+        await until("its end", lambda: sink.pushes[0].ended and not sink.active)
 
 
 async def test_a_stream_is_pushed_by_a_process_of_its_own_and_ended_exactly_once(tmp_path: Path) -> None:
@@ -232,10 +259,11 @@ async def test_never_two_pushers_for_one_url_even_when_the_old_one_hangs() -> No
         second = await Publisher(gw.publish_url).connect()
         camera = Camera()
         second.send(camera.headers())
-        await asyncio.sleep(0.5)
-        assert len(gw.named("egress:started")) == 1, "the old worker is not gone yet"
         await shoot_until(second, camera, lambda: len(gw.named("egress:started")) == 2)
         assert gw.named("egress:stopped")[0]["exit"] == "SIGKILL"
+        order = [event["name"] for event in gw.events]
+        again = order.index("egress:started", order.index("egress:started") + 1)
+        assert order.index("session:opened", order.index("session:ended")) < order.index("egress:stopped") < again
 
 
 async def test_a_destination_that_is_not_there_yet_is_reached_when_it_comes() -> None:

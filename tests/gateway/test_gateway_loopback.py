@@ -72,6 +72,9 @@ async def test_a_publisher_that_was_reset_resumes_its_session_and_viewers_stay()
         assert gw.named("session:resumed", epoch=2)
         assert len(gw.named("session:opened")) == 1
         assert gw.named("session:ended") == []
+        new_idr = next(at for at, message in enumerate(player.messages) if (frame_of(message) or 0) > 12)
+        kinds = [message.kind for message in player.messages[new_idr - 3 : new_idr]]
+        assert kinds == ["script", "video", "audio"], "the new connection's headers come in front of its first IDR"
         assert gw.named("gate:opened", epoch=2)[0]["withheld"] > 0, "the test must have begun in the middle of a GOP"
 
 

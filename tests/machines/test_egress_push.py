@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_impl.machines.push import (
@@ -182,6 +182,7 @@ STEPS = st.lists(
 )
 
 
+@settings(max_examples=500, deadline=None)
 @given(STEPS)
 def test_whatever_happens_the_push_keeps_its_laws(steps: list[tuple[str, int, float]]) -> None:
     machine, now, acked = PushMachine(PushSettings()), 0.0, 0

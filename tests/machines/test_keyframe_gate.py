@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_impl.machines.keyframe_gate import (
@@ -104,6 +104,18 @@ def test_a_stream_without_pictures_passes_after_two_seconds_of_audio() -> None:
     assert first * 20 == 2000
 
 
+def test_video_that_begins_late_waits_for_its_idr_like_any_other() -> None:
+    gate = KeyframeGate(GateSettings())
+    for stamp in range(0, 3000, 20):
+        gate.offer(AUDIO, stamp, now=stamp / 1000)
+    assert gate.is_open
+    closed = gate.offer(HEADER, 3000, now=3.0)
+    assert isinstance(closed, Withheld)
+    assert closed.closed == "what was taken for audio only has video"
+    assert gate.offer(PICTURE, 3033, now=3.03) == Withheld()
+    assert stamp_of(gate.offer(IDR, 3066, now=3.06)) == 3066
+
+
 def test_a_publisher_whose_clock_went_on_keeps_its_stamps() -> None:
     gate = open_gate(at=100_000, until=101_000)
     gate.new_epoch(now=1.0)
@@ -156,6 +168,7 @@ EVENTS = st.lists(
 )
 
 
+@settings(max_examples=500, deadline=None)
 @given(EVENTS)
 def test_whatever_comes_the_gate_keeps_its_laws(events: list[tuple[PacketKind | None, int, bool]]) -> None:
     gate, now, clock = KeyframeGate(GateSettings()), 0.0, 0

@@ -48,6 +48,15 @@ def test_two_seconds_of_silence_are_a_stall_and_media_recover_it() -> None:
     assert machine.state is SessionState.LIVE
 
 
+def test_a_deadline_that_does_not_survive_the_subtraction_is_due_all_the_same() -> None:
+    machine = SessionMachine(SessionSettings())
+    machine.publish(now=0.01)
+    due = machine.next_deadline()
+    assert due is not None
+    assert due - 0.01 < 2.0, "0.01 + 2 - 0.01 is less than 2 in binary"
+    assert [type(action) for action in machine.tick(now=due)] == [Stalled]
+
+
 def test_a_silent_open_connection_is_reaped_and_its_window_counts_from_the_last_media() -> None:
     machine = live_session(SessionSettings(reconnect_window=60.0, idle_reap=10.0))
     machine.tick(now=3.0)

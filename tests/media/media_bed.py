@@ -28,7 +28,7 @@ class _Handle:
 
 
 class VirtualLoop:
-    """Only ``time``, ``call_at`` and ``call_later``; ``late`` is how long the loop is busy before each timer."""
+    """Only what a source needs: ``time``, ``call_at``, ``call_later``."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now

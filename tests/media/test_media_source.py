@@ -13,7 +13,7 @@ from media_bed import SMALL, Tape, VirtualLoop
 
 from reference_impl.media import flv
 from reference_impl.media.decode import Decoder
-from reference_impl.media.encoder import SourceSettings
+from reference_impl.media.encoder import H264Encoder, SourceSettings
 from reference_impl.media.errors import MediaError
 from reference_impl.media.file_source import media_file_source
 from reference_impl.media.h264 import NalType, has_parameter_sets, nal_type
@@ -33,6 +33,15 @@ def test_the_bit_rate_is_within_15_percent_of_what_was_asked_over_every_4_second
     sizes = [8 * len(message.payload) for message in tape.video]
     for start in range(0, len(sizes) - 120, 30):
         assert sum(sizes[start : start + 120]) / 4 == pytest.approx(bitrate, rel=0.15)
+
+
+def test_the_bit_rate_is_honest_for_the_easiest_picture_too() -> None:
+    encoder = H264Encoder(SourceSettings())
+    black = av.VideoFrame(640, 360, "yuv420p")
+    for plane, value in zip(black.planes, (16, 128, 128), strict=True):
+        plane.update(bytes((value,)) * plane.buffer_size)
+    sizes = [sum(map(len, encoder.encode(black, tick=tick, idr=False))) for tick in range(150)]
+    assert 8 * sum(sizes[30:]) / 4 == pytest.approx(2_000_000, rel=0.15)
 
 
 def test_the_very_next_picture_is_an_idr_with_parameter_sets_when_one_is_requested() -> None:

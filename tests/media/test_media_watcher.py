@@ -213,6 +213,23 @@ def test_progress_is_told_during_a_freeze_with_the_open_gap(tape: Tape) -> None:
     assert case.told("media:progressed")[-1][1]["delay_ms"] is None
 
 
+def test_the_longest_gap_is_that_of_the_time_since_the_event_before(tape: Tape) -> None:
+    case = Case(tape)
+    case.screening.show(*tape.video[:10])
+    case.screening.wait(0.3)
+    case.screening.show(*tape.video[10:50])
+    gaps = [data["longest_gap_ms"] for _, data in case.told("media:progressed")]
+    assert gaps[:3] == pytest.approx([200, 333, 33], abs=1)
+
+
+def test_a_loop_that_was_late_by_seconds_tells_progress_once_and_goes_on_in_step(tape: Tape) -> None:
+    case = Case(tape)
+    case.screening.show(*tape.video[:3])
+    case.watcher.tick(now=1007.1)
+    assert len(case.told("media:progressed")) == 1
+    assert case.watcher.deadline == pytest.approx(1007.5)
+
+
 def test_the_threshold_is_a_setting() -> None:
     watcher = MediaWatcher(TelemetryRecorder(), settings=WatcherSettings(freeze_after=2.0))
     tape = Tape().record(0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from heapq import heappop
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -177,8 +177,6 @@ class Line:
 
     def run(self, until: int | None = None) -> None:
         """Deliver everything due by ``until``."""
-        from heapq import heappop
-
         heap = self.agenda.heap
         while heap and (until is None or heap[0][0] <= until):
             due, _, target, packet = heappop(heap)
@@ -206,6 +204,3 @@ def _udp_of(size: int) -> bytes:
     if size not in _TEMPLATES:
         _TEMPLATES[size] = udp("192.0.2.1", "192.0.2.2", 4000, 5000, size - 28)
     return _TEMPLATES[size]
-
-
-Maker = Callable[..., bytes]

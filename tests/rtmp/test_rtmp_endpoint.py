@@ -13,6 +13,7 @@ import pytest
 from rtmp_actors import Client, MovingClient, Server, listening, play, publish
 from rtmp_stage import URL, until
 
+from reference_impl.rtmp import endpoint
 from reference_impl.rtmp.endpoint import PublishConnection, ServerConnection
 from reference_impl.rtmp.errors import LocalProtocolError, RemoteProtocolError
 from reference_impl.rtmp.messages import MediaMessage
@@ -170,6 +171,38 @@ async def test_an_abort_is_a_reset_for_the_other_side() -> None:
     ((error,),) = server.named("connection_lost")
     assert isinstance(error, ConnectionResetError)
     assert server.named("publish_ended") == []
+
+
+async def test_closing_a_connection_that_the_peer_has_just_reset_is_harmless() -> None:
+    server, client = Server(), Client()
+    async with listening(server) as url:
+        connection = await publish(url, client)
+        await until(lambda: client.named("publish_started"))
+        (ours,) = server.connections
+        ours.transport.pause_reading()
+        connection.abort()
+        await until(lambda: client.lost)
+        ours.close()
+        await until(lambda: server.named("connection_lost"))
+    ((error,),) = server.named("connection_lost")
+    assert isinstance(error, OSError)
+
+
+async def test_a_peer_that_does_not_close_its_side_is_waited_for_no_longer_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint, "CLOSE_LIMIT", 0.05)
+    server = Server()
+    async with listening(server) as url:
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        await until(lambda: server.connections)
+        server.connections[0].close()
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert server.named("connection_lost") == []
+        await until(lambda: server.named("connection_lost"))
+        writer.close()
+        await writer.wait_closed()
+    assert server.named("connection_lost") == [(None,)]
 
 
 async def test_a_publisher_that_just_closes_did_not_end_its_publish_in_order() -> None:

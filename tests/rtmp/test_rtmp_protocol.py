@@ -98,11 +98,14 @@ def test_an_answer_may_come_later() -> None:
     assert pair.seen["client"] == [protocol.Started()]
 
 
-def test_media_of_the_publisher_count_from_each_publish_anew() -> None:
-    pair = started()
-    pair.client.send(MediaMessage("video", 3 * 2**32 + 7, b"x"))
-    pair.run()
-    assert pair.seen["server"][-1] == MediaMessage("video", 7, b"x")
+def test_time_counts_anew_from_each_publish() -> None:
+    server, peer = publishing()
+    assert peer.send(Message(commands.VIDEO, 1, 2**32 - 10, b"x")) == [MediaMessage("video", 2**32 - 10, b"x")]
+    assert peer.send(Message(commands.VIDEO, 1, 5, b"x")) == [MediaMessage("video", 2**32 + 5, b"x")]
+    peer.tell(Command("FCUnpublish", 0, (None, "cam1")))
+    peer.tell(Command("publish", 5, (None, "cam1", "live"), 1))
+    server.accept_publish()
+    assert peer.send(Message(commands.VIDEO, 1, 5, b"x")) == [MediaMessage("video", 5, b"x")]
 
 
 def test_the_client_asks_for_a_reconnect_only_if_it_can() -> None:
@@ -266,6 +269,14 @@ def test_an_aggregate_message_is_taken_apart_with_its_times() -> None:
     for wrong in (body[:5], body[:14], b"\x63" + body[1:]):
         with pytest.raises(RemoteProtocolError, match="aggregate"):
             Peer.send(publishing()[1], Message(commands.AGGREGATE, 1, 5000, wrong))
+
+
+def test_a_command_without_a_transaction_id_is_read() -> None:
+    # ffmpeg -listen answers FCPublish so.
+    peer = Peer(ClientProtocol(URL, "publish")).shake_hands_as_server()
+    assert peer.send(Message(commands.COMMAND, 0, 0, amf0.encode("onFCPublish"))) == []
+    with pytest.raises(RemoteProtocolError, match="without a name"):
+        peer.send(Message(commands.COMMAND, 0, 0, amf0.encode(1, "onFCPublish")))
 
 
 def test_media_of_nobody_are_ignored() -> None:

@@ -251,8 +251,10 @@ class Lab:
         with suppress(HarnessError, TimeoutError):
             async with asyncio.timeout(_GONE_WITHIN_S):
                 await self._init.ask("close")
-        await self._wait_gone()
-        self._let_go()
+        try:
+            await self._wait_gone()
+        finally:
+            self._let_go()
         self._tell("lab:closed", {"took_ms": (time.monotonic_ns() - begun) / 1e6})
 
     async def _wait_gone(self) -> None:

@@ -213,7 +213,11 @@ class NodeProcess:
         self.exited.set()
 
     def release(self) -> None:
-        """Close the channels. A child of the program may hold the telemetry pipe open; it is not waited for."""
+        """Close the channels. A child of the program may hold the telemetry pipe open; it is not waited for.
+
+        Nobody is left waiting for the program either: without its lab it is gone.
+        """
+        self.exited.set()
         self._channels.control.close()
         self._channels.telemetry.read_available()
         self._channels.telemetry.close()

@@ -1,0 +1,247 @@
+"""One run: build the lab, let everything flow, do the script, take everything down, judge.
+
+The order of a run, which the history shows too:
+
+1. the lab comes up, and the ledger of what is in it is taken;
+2. programs start, each receiver gets its first picture (*steady*), and all flows undisturbed for ``steady.before``;
+3. the script; everything that was broken is healed when it is over;
+4. undisturbed flow for ``steady.after``, then the script counts as ended;
+5. what the playbook does ``always``, then programs stop in order, the ledger is taken again, the lab goes down;
+6. the history is closed. Verdicts are a function of it alone.
+
+Steps 5 and 6 happen on every path, also on an error or Ctrl-C; the first failure is the one that is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.checks import Outcome, Verdict, evaluate, overall
+from harness.errors import DeadairError, HarnessError
+from harness.history.journal import Journal
+from harness.history.query import History
+from harness.playbook.board import Board, Told
+from harness.playbook.engine import Engine, Lab, System
+from harness.playbook.model import Playbook
+from harness.playbook.script import AskPerson, Script
+from harness.playbook.stage import Stage
+from harness.units import MILLISECOND, SECOND, format_duration
+from reference_impl.telemetry import UnknownEventError
+
+HISTORY_FILE = "events.jsonl"
+_DRAIN_NS = 300 * MILLISECOND
+"""How long the last events of programs and forwarder may take through their pipes."""
+
+Progress = Callable[[str], None]
+Exit = Callable[[object, BaseException | None, object], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """What came out of one run."""
+
+    run_dir: Path
+    history: History
+    verdicts: Sequence[Verdict]
+    outcome: Outcome
+    zero_ns: int
+    """The run's zero on CLOCK_MONOTONIC."""
+    error: str = ""
+    """Why the run could not be finished, where it could not."""
+
+
+async def perform(
+    playbook: Playbook,
+    *,
+    engine: Engine,
+    cast: Mapping[str, System],
+    seed: int,
+    run_dir: Path,
+    capture: bool,
+    progress: Progress,
+    ask: AskPerson | None = None,
+) -> RunOutcome:
+    """Run the playbook once. A run that fails on the way is *unknown*; only interruptions are raised."""
+    run = _Run(playbook, engine, cast, seed, run_dir, progress)
+    error = await run.perform(capture=capture, ask=ask)
+    history = History.load(run_dir / HISTORY_FILE)
+    verdicts = evaluate(history, playbook.expectations)
+    outcome = Outcome.UNKNOWN if error else overall(verdicts)
+    return RunOutcome(run_dir, history, verdicts, outcome, run.zero_ns, error)
+
+
+class _Run:
+    def __init__(
+        self,
+        playbook: Playbook,
+        engine: Engine,
+        cast: Mapping[str, System],
+        seed: int,
+        run_dir: Path,
+        progress: Progress,
+    ) -> None:
+        self._playbook = playbook
+        self._engine = engine
+        self._cast = cast
+        self._seed = seed
+        self._run_dir = run_dir
+        self._progress = progress
+        self._board = Board()
+        self._strangers: set[str] = set()
+        self.zero_ns = time.monotonic_ns()
+        self._journal = Journal(run_dir / HISTORY_FILE, zero_ns=self.zero_ns)
+
+    async def perform(self, *, capture: bool, ask: AskPerson | None) -> str:
+        """Why the run could not be finished; empty when it was. An interruption leaves a history that is cut short."""
+        with self._journal:
+            self._tell_started()
+            writing = asyncio.create_task(self._keep_writing())
+            try:
+                async with AsyncExitStack() as stack:
+                    await self._inside(stack, capture=capture, ask=ask)
+            except asyncio.CancelledError:
+                self._tell("run:interrupted", {"by": "Ctrl-C"})
+                raise
+            except DeadairError as failure:
+                return str(failure)
+            finally:
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+            self._tell("run:ended", {})
+        return ""
+
+    async def _inside(self, stack: AsyncExitStack, *, capture: bool, ask: AskPerson | None) -> None:
+        playbook = self._playbook
+        lab = await self._engine.up(
+            playbook.topology, seed=self._seed, run_dir=self._run_dir, on_event=self.on_event, capture=capture
+        )
+        stack.push_async_exit(self._even_after_failure(lambda: self._close(lab)))
+        await lab.ledger("before")
+        stage = Stage(playbook, lab=lab, cast=self._cast, run_dir=self._run_dir, seed=self._seed, board=self._board)
+        lab.on_restart(lambda running: stage.replace(running.source, running))
+        stack.push_async_exit(self._even_after_failure(lambda: self._wind_up(stage, lab)))
+        script = Script(lab=lab, stage=stage, board=self._board, tell=self._tell, ask=ask)
+        stack.push_async_exit(self._even_after_failure(lambda: script.run_now(playbook.always)))
+        await stage.start_all()
+        await self._reach_steady(stage)
+        await script.run(playbook.steps)
+        await asyncio.sleep(playbook.steady.after_ns / SECOND)
+        self._tell("script:ended", {"steps": len(playbook.steps)})
+
+    def _even_after_failure(self, action: Callable[[], Awaitable[None]]) -> Exit:
+        """Do it on the way out; where something failed before, that stays the error, and this one is only shown."""
+
+        async def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
+            try:
+                await action()
+            except DeadairError as also:
+                if error is None:
+                    raise
+                self._progress(f"         also: {also}")
+
+        return leave
+
+    async def _reach_steady(self, stage: Stage) -> None:
+        begun = time.monotonic_ns()
+        within = self._playbook.steady.within_ns
+        missing = await stage.steady(within_ns=within)
+        if missing:
+            text = ", ".join(missing)
+            self._tell("steady:missed", {"missing": text, "within_ms": within / MILLISECOND})
+            logs = self._run_dir / "logs"
+            raise HarnessError(
+                f"no steady state within {format_duration(within)}: {text}", cure=f"see the programs' logs in {logs}"
+            )
+        self._tell("steady:reached", {"took_ms": (time.monotonic_ns() - begun) / MILLISECOND})
+        await asyncio.sleep(self._playbook.steady.before_ns / SECOND)
+
+    async def _wind_up(self, stage: Stage, lab: Lab) -> None:
+        await stage.stop_all()
+        await asyncio.sleep(_DRAIN_NS / SECOND)
+        await lab.ledger("after")
+
+    async def _close(self, lab: Lab) -> None:
+        await lab.close()
+        await asyncio.sleep(_DRAIN_NS / SECOND)
+
+    # --- events --------------------------------------------------------------------------------------------
+
+    def on_event(self, t_ns: int, node: str, source: str, name: str, data: Mapping[str, Any]) -> None:
+        """Take an event from the engine or a program into history, board and progress."""
+        try:
+            self._journal.record(t_ns, node, source, name, data)
+        except UnknownEventError as error:
+            self._refuse(t_ns, node, source, error)
+            return
+        told = Told(t_ns, node, source, name, data)
+        self._board.tell(told)
+        line = _progress_line(told)
+        if line:
+            self._progress(f"{(t_ns - self.zero_ns) / SECOND:7.2f} s  {line}")
+
+    def _refuse(self, t_ns: int, node: str, source: str, error: UnknownEventError) -> None:
+        """A program that tells what is not in the table has failed: once for each program, whatever it repeats."""
+        if source in self._strangers:
+            return
+        self._strangers.add(source)
+        self._journal.record(t_ns, node, source, "program:failed", {"role": source, "error": str(error)})
+
+    def _tell(self, name: str, data: Mapping[str, Any]) -> None:
+        self.on_event(time.monotonic_ns(), "-", "runner", name, data)
+
+    def _tell_started(self) -> None:
+        playbook = self._playbook
+        data = {
+            "playbook": playbook.handle,
+            "engine": self._engine.name,
+            "seed": self._seed,
+            "topology": playbook.topology.name,
+            "roles": dict(playbook.topology.roles),
+            "systems": {role: system.name for role, system in self._cast.items()},
+        }
+        self._tell("run:started", data)
+
+    async def _keep_writing(self) -> None:
+        with suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(0.1)
+                self._journal.advance(now=time.monotonic_ns())
+
+
+def _progress_line(told: Told) -> str:
+    form = _SHOWN.get(told.name)
+    return "" if form is None else f"{told.source:<12}{form.format(**told.data)}"
+
+
+_SHOWN: Mapping[str, str] = {
+    "lab:ready": "{nodes} nodes up in {took_ms:.0f} ms",
+    "steady:reached": "everything flows",
+    "script:started": "script begins",
+    "fault:entered": "BROKEN: {what}",
+    "fault:left": "healed ({touched} touched)",
+    "stall:detected": "stall detected by {watchdog} after {age_ms:.0f} ms",
+    "stall:cleared": "stall over, the old connection delivers",
+    "connection:lost": "connection lost: {reason}",
+    "reconnect:completed": "reconnected in {took_ms:.0f} ms, {attempts} attempts",
+    "reconnect:gave_up": "gave up after {attempts} attempts",
+    "session:lost": "publisher lost ({reason}); waiting {window_s:.0f} s for it",
+    "session:taken_over": "taken over by epoch {new_epoch}: {rule}",
+    "session:resumed": "session resumed after {away_ms:.0f} ms",
+    "session:ended": "session ended: {reason}",
+    "gate:opened": "forwards again from an IDR (frame {frame})",
+    "media:frozen": "picture frozen at frame {last_frame}",
+    "media:resumed": "picture back after {gap_ms:.0f} ms (IDR: {idr})",
+    "egress:started": "egress started, worker {worker}",
+    "egress:stopped": "egress stopped: {reason}",
+    "egress:leftover_ended": "leftover egress worker {worker} ended",
+    "process:exited": "process {pid} ended (code {code}, signal {signal})",
+    "script:ended": "script is over",
+    "lab:closed": "lab down in {took_ms:.0f} ms",
+    "run:interrupted": "interrupted by {by}",
+}
