@@ -196,12 +196,16 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from harness.bench import run_benches
+    from harness.bench import run_benches, table
 
-    results = run_benches(options.names, kills=options.kills, progress=lambda line: print(line, file=sys.stderr))
+    results = run_benches(
+        options.names, kills=options.kills, progress=lambda line: print(line, file=sys.stderr, flush=True)
+    )
     if options.json:
         print(json.dumps({result.name: result.to_json() for result in results}, indent=2, ensure_ascii=False))
-    return 0
+    else:
+        print(table(results))
+    return UNUSABLE if any(result.error for result in results) else 0
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -17,24 +17,46 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, cre
 from harness import units
 
 
-def _quantity(parse: typing.Callable[[str], Any], *, pattern: str, example: str, title: str) -> Any:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quantity:
+    """How one kind of quantity is written: its name, the text's form, and an example."""
+
+    title: str
+    pattern: str
+    example: str
+    bare: tuple[float, float]
+    """Bare numbers from … to … are allowed: 0 alone, or a whole share."""
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the text form."""
+        low, high = self.bare
+        text = {"type": "string", "pattern": self.pattern}
+        number = {"const": 0} if low == high else {"type": "number", "minimum": low, "maximum": high}
+        return {"title": self.title, "anyOf": [text, number], "examples": [self.example]}
+
+
+_NUMBER = r"\d+(\.\d+)?"
+DURATION = Quantity("duration", rf"^\s*(0+(\.0+)?|{_NUMBER}\s*(ns|us|µs|ms|s|min|h))\s*$", "250 ms", (0, 0))
+RATE = Quantity("rate", rf"^\s*(0+(\.0+)?|{_NUMBER}\s*[kMG]?bit/s)\s*$", "2 Mbit/s", (0, 0))
+SIZE = Quantity("size", rf"^\s*(0+(\.0+)?|{_NUMBER}\s*(B|kB|KiB|MB|MiB))\s*$", "64 kB", (0, 0))
+SHARE = Quantity("share", rf"^\s*{_NUMBER}\s*%?\s*$", "2 %", (0, 1))
+
+
+def _field(quantity: Quantity, parse: typing.Callable[[str], Any]) -> Any:
     def read(value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError(f"{value!r} is not a {title}; write for example {example!r}")
+            raise ValueError(f"{value!r} is not a {quantity.title}; write for example {quantity.example!r}")
         return parse(str(value))
 
-    schema = {"type": ["string", "number"], "pattern": pattern, "examples": [example], "title": title}
-    return Annotated[Any, BeforeValidator(read), WithJsonSchema(schema)]
+    return Annotated[Any, BeforeValidator(read), WithJsonSchema(quantity.schema())]
 
 
-Duration = _quantity(
-    units.parse_duration, pattern=r"^\s*(0|[0-9.]+\s*(ns|us|µs|ms|s|min|h))\s*$", example="250 ms", title="duration"
-)
-Rate = _quantity(units.parse_rate, pattern=r"^\s*(0|[0-9.]+\s*[kMG]?bit/s)\s*$", example="2 Mbit/s", title="rate")
-Size = _quantity(units.parse_size, pattern=r"^\s*(0|[0-9.]+\s*(B|kB|KiB|MB|MiB))\s*$", example="64 kB", title="size")
-Share = _quantity(units.parse_share, pattern=r"^\s*[0-9.]+\s*%?\s*$", example="2 %", title="share")
+Duration = _field(DURATION, units.parse_duration)
+Rate = _field(RATE, units.parse_rate)
+Size = _field(SIZE, units.parse_size)
+Share = _field(SHARE, units.parse_share)
 
-_BY_SUFFIX = {"_ns": Duration, "_bps": Rate, "_bytes": Size, "_share": Share}
+_BY_SUFFIX = {"_ns": (Duration, DURATION), "_bps": (Rate, RATE), "_bytes": (Size, SIZE), "_share": (Share, SHARE)}
 
 
 class Strict(BaseModel):
@@ -45,21 +67,28 @@ class Strict(BaseModel):
 
 def yaml_name(field: str) -> str:
     """``within_ns`` is written ``within``; ``for_ns`` is written ``for``; a trailing underscore is dropped."""
-    for suffix in _BY_SUFFIX:
-        if field.endswith(suffix):
-            return field.removesuffix(suffix).rstrip("_")
-    return field.rstrip("_")
+    suffix = _suffix(field)
+    return field.removesuffix(suffix).rstrip("_")
 
 
-def text_form(described: type, *, leave_out: frozenset[str] = frozenset()) -> type[Strict]:
+def example_of(field: str) -> str:
+    """``"250 ms"`` for a field that is a duration; empty for one that is no quantity."""
+    suffix = _suffix(field)
+    return _BY_SUFFIX[suffix][1].example if suffix else ""
+
+
+def _suffix(field: str) -> str:
+    return next((suffix for suffix in _BY_SUFFIX if field.endswith(suffix)), "")
+
+
+def text_form(described: type) -> type[Strict]:
     """The pydantic model that reads ``described`` (a dataclass) from a playbook."""
     hints = typing.get_type_hints(described)
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(described):
-        name = yaml_name(field.name)
-        if name in leave_out or not field.init:
-            continue
-        fields[name] = (_form_of(field.name, hints[field.name]), _default_of(field))
+    fields: dict[str, Any] = {
+        yaml_name(field.name): (_form_of(field.name, hints[field.name]), _default_of(field))
+        for field in dataclasses.fields(described)
+        if field.init
+    }
     return create_model(described.__name__, __base__=Strict, __doc__=described.__doc__, **fields)
 
 
@@ -70,14 +99,11 @@ def construct(described: type, values: Mapping[str, Any]) -> Any:
 
 
 def _form_of(name: str, hint: Any) -> Any:
-    form = next((form for suffix, form in _BY_SUFFIX.items() if name.endswith(suffix)), None)
-    if form is None:
-        return _nested(hint)
+    suffix = _suffix(name)
+    if not suffix:
+        return hint
+    form, _ = _BY_SUFFIX[suffix]
     return form | None if type(None) in typing.get_args(hint) else form
-
-
-def _nested(hint: Any) -> Any:
-    return text_form(hint) if dataclasses.is_dataclass(hint) and isinstance(hint, type) else hint
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:

@@ -94,6 +94,7 @@ class _Run:
         self._progress = progress
         self._board = Board()
         self._strangers: set[str] = set()
+        self._over = False
         self.zero_ns = time.monotonic_ns()
         self._journal = Journal(run_dir / HISTORY_FILE, zero_ns=self.zero_ns)
 
@@ -133,6 +134,7 @@ class _Run:
         await script.run(playbook.steps)
         await asyncio.sleep(playbook.steady.after_ns / SECOND)
         self._tell("script:ended", {"steps": len(playbook.steps)})
+        self._over = True  # what ends from now on ends because it is told to
 
     def _even_after_failure(self, action: Callable[[], Awaitable[None]]) -> Exit:
         """Do it on the way out; where something failed before, that stays the error, and this one is only shown."""
@@ -181,7 +183,7 @@ class _Run:
             return
         told = Told(t_ns, node, source, name, data)
         self._board.tell(told)
-        line = _progress_line(told)
+        line = "" if self._over and told.source != "engine" else _progress_line(told)
         if line:
             self._progress(f"{(t_ns - self.zero_ns) / SECOND:7.2f} s  {line}")
 

@@ -62,11 +62,15 @@ def derive_freezes(events: Sequence[Event], *, end_ns: int) -> list[Freeze]:
     """Freezes of all receivers in order of time.
 
     A freeze is told twice: ``media:frozen`` while it lasts and ``media:resumed`` with the measured gap. The second is
-    exact and wins; the first alone means that the picture never came back.
+    exact and wins; the first alone means that the picture never came back. Once the script has ended the programs are
+    stopped in order: what freezes from then on is no freeze.
     """
     open_freezes: dict[str, Event] = {}
     freezes: list[Freeze] = []
     for event in events:
+        if event.name == "script:ended":
+            end_ns = event.t_ns
+            break
         if event.name == "media:frozen":
             open_freezes.setdefault(event.source, event)
         elif event.name == "media:resumed":

@@ -1,7 +1,8 @@
 """Who can play which role: the reference, and the planted variants of it that a playbook must catch.
 
-A planted variant is one file in ``planted/`` with ``DEFECT`` (a sentence), ``ROLE``, ``CAUGHT_BY`` (the playbook that
-must turn red) and ``main``. Its system is called ``reference-<file>``: ``no_idr.py`` is ``reference-no-idr``.
+A planted variant is one file in ``planted/`` with ``DEFECT`` (a sentence), ``ROLE``, ``CAUGHT_BY`` and ``CLAIM`` (the
+playbook, and its claim, that must turn red) and ``main``. Its system is called ``reference-<file>``: ``no_idr.py`` is
+``reference-no-idr``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Defect:
     role: str
     sentence: str
     caught_by: str
+    claim: str
+    """The check that must turn red there."""
 
 
 @cache
@@ -35,7 +38,7 @@ def defects() -> tuple[Defect, ...]:
     for module in pkgutil.iter_modules(planted.__path__):
         plant = importlib.import_module(f"{planted.__name__}.{module.name}")
         name = f"reference-{module.name.replace('_', '-')}"
-        found.append(Defect(name, plant.ROLE, plant.DEFECT, plant.CAUGHT_BY))
+        found.append(Defect(name, plant.ROLE, plant.DEFECT, plant.CAUGHT_BY, plant.CLAIM))
     return tuple(found)
 
 

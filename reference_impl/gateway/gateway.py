@@ -134,9 +134,9 @@ class Gateway:
     def publish_requested(self, connection: ServerConnection, app: str, stream: str) -> None:
         """A client wants to publish."""
         request = read_request(app, stream)
-        reason = self._why_not(request)
+        code, reason = self._why_not(request)
         if reason:
-            self._reject(connection, request, reason)
+            self._reject(connection, request, code, reason)
             return
         broadcast = self._live.get(request.stream) or self._open(request.stream)
         epoch = broadcast.publish(connection, request, connection.peer)
@@ -220,13 +220,18 @@ class Gateway:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _why_not(self, request: Request) -> str:
-        if self._stopping:
-            return "the gateway is stopping"
-        return "" if self._keys.admits(request) else "unknown stream or wrong key"
+    def _why_not(self, request: Request) -> tuple[str, str]:
+        """RTMP code and reason of a refusal that the session has no say in; empty for none.
 
-    def _reject(self, connection: ServerConnection, request: Request, reason: str) -> None:
-        code = "NetStream.Publish.BadName"
+        Clients ask again after BadName, which says that the name is taken for now, but not after Unauthorized.
+        """
+        if self._stopping:
+            return "NetStream.Publish.BadName", "the gateway is stopping"
+        if not self._keys.admits(request):
+            return "NetStream.Publish.Unauthorized", "unknown stream or wrong key"
+        return "", ""
+
+    def _reject(self, connection: ServerConnection, request: Request, code: str, reason: str) -> None:
         connection.refuse_publish(code, reason, close=True)
         self._telemetry.tell(
             "publish:rejected",

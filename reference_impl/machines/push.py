@@ -34,7 +34,7 @@ class PushState(Enum):
     COMPLETE = "COMPLETE"
     FAILED = "FAILED"
     ABORTED = "ABORTED"
-    """Stopped before anything ever went through."""
+    """Stopped before it was ever active."""
 
 
 _FINAL = (PushState.COMPLETE, PushState.FAILED, PushState.ABORTED)
@@ -130,6 +130,7 @@ class PushMachine:
         """The destination has accepted the current connection's publish."""
         self._connecting = False
         self._ever_progressed = False
+        self._ever_active = False
         self._attempt = 0
         self._deadline: float | None = None
         self._progress_at = 0.0
@@ -258,6 +259,7 @@ class PushMachine:
             self._moved = False
             return self._hold_if_silent(now=now)
         if self._moved and self.state is not PushState.ACTIVE:
+            self._ever_active = True
             return [self._change(PushState.ACTIVE, "the destination acknowledges media")]
         return []
 
@@ -289,4 +291,4 @@ class PushMachine:
     def _ended(self, reason: str) -> list[Action]:
         self._deadline = None
         self._connecting = self.publishing = False
-        return [self._change(PushState.COMPLETE if self._ever_progressed else PushState.ABORTED, reason)]
+        return [self._change(PushState.COMPLETE if self._ever_active else PushState.ABORTED, reason)]

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,17 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def kill_worker(pid: int) -> None:
+    """End an egress worker that may be left, and nothing else."""
+    try:
+        is_worker = b"egress_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return
+    if is_worker:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Camera:
@@ -288,6 +299,8 @@ class GatewayProcess:
     def __init__(self, *options: str, module: str = "reference_impl.gateway.serve", state: Path | None = None) -> None:
         self.port = free_port()
         self.events: list[dict[str, Any]] = []
+        self.spares_workers = False
+        """Leave its workers alone when it is closed; otherwise a failed test would leave them."""
         self._options = ["--listen", f"127.0.0.1:{self.port}", "--stream", "live/cam1=secret", *options]
         if state is not None:
             self._options += ["--state", str(state)]
@@ -379,6 +392,9 @@ class GatewayProcess:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
+        if not self.spares_workers:
+            for started in self.named("egress:started"):
+                kill_worker(started["worker"])
         if self._control is not None:
             self._control[1].close()
         if self._reading is not None:

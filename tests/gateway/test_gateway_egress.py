@@ -225,6 +225,7 @@ async def test_an_orphan_outlives_its_killed_gateway_and_the_next_one_ends_it_fi
         async with gateway("--egress", sink.url, state=tmp_path) as gw:
             await on_air(gw, Camera())
             orphan = gw.named("egress:started")[0]["worker"]
+            gw.spares_workers = True
             gw.signal(signal.SIGKILL)
             assert await gw.ended() == -signal.SIGKILL
         await asyncio.sleep(1.0)

@@ -46,7 +46,7 @@ async def test_a_wrong_key_and_an_unknown_stream_are_refused() -> None:
     async with gateway() as gw:
         for path in ("cam1?key=wrong", "cam1", "cam2?key=secret"):
             publisher = await Publisher(f"rtmp://127.0.0.1:{gw.port}/live/{path}").connect()
-            assert publisher.refused == "NetStream.Publish.BadName"
+            assert publisher.refused == "NetStream.Publish.Unauthorized"
         player = await Player(gw.play_url).connect()
         assert player.refused == "NetStream.Play.StreamNotFound"
         assert len(gw.named("publish:rejected", setting="--stream")) == 3

@@ -160,6 +160,16 @@ def test_a_stop_while_starting_ends_and_is_called_aborted() -> None:
     assert Disconnect("user") in actions
 
 
+def test_a_stop_right_after_the_first_bytes_completes() -> None:
+    machine = PushMachine(PushSettings())
+    machine.begin(now=0.0)
+    machine.fed(now=0.1)
+    machine.published(acked_bytes=3000, now=0.1)
+    assert states(machine.sampled(acked_bytes=3600, waiting_bytes=0, now=0.2)) == [PushState.ACTIVE]
+    machine.stop(reason="user", now=0.3)
+    assert states(machine.lost(reason="closed", now=0.4)) == [PushState.COMPLETE]
+
+
 def test_a_stop_between_two_attempts_ends_at_once() -> None:
     machine = active_push()
     machine.lost(reason="reset", now=1.5)

@@ -12,6 +12,7 @@ from reference_impl.machines.stall import Look, Verdict, Watchdog
 DEFECT = "has a watchdog that never fires, so that it learns of a dead path only when TCP gives up"
 ROLE = "publisher"
 CAUGHT_BY = "hotspot/backhaul_drop_4s"
+CLAIM = "outage_detected"
 
 
 class DeafWatchdog:

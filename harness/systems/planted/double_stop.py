@@ -15,6 +15,7 @@ from reference_impl.machines.egress import Action, AskStop, EgressSupervisor
 DEFECT = "stops the egress twice when the session ends"
 ROLE = "gateway"
 CAUGHT_BY = "egress/publisher_gone_for_good"
+CLAIM = "egress_stopped"
 
 
 class EagerSupervisor(EgressSupervisor):

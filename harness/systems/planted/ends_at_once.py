@@ -15,6 +15,7 @@ from reference_impl.machines.session import SessionMachine, SessionSettings
 DEFECT = "ends the session at the publisher's first loss, without a window to return in"
 ROLE = "gateway"
 CAUGHT_BY = "process/publisher_killed_and_back"
+CLAIM = "session_kept"
 
 
 def _session(settings: SessionSettings) -> SessionMachine:

@@ -14,6 +14,7 @@ from reference_impl.machines.egress import Action, EgressSupervisor
 DEFECT = "does not stop the egress when the session ends; its worker is orphaned"
 ROLE = "gateway"
 CAUGHT_BY = "egress/publisher_gone_for_good"
+CLAIM = "nothing_orphaned"
 
 
 class ForgetfulSupervisor(EgressSupervisor):

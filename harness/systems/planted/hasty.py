@@ -13,6 +13,7 @@ from reference_impl.machines.stall import AckProgress, Look, Watchdog
 DEFECT = "calls 200 ms without an acknowledgement an outage, so that it reconnects at every blip"
 ROLE = "publisher"
 CAUGHT_BY = "hotspot/backhaul_blip_400ms"
+CLAIM = "no_reconnect"
 
 
 class HastyWatchdog(AckProgress):

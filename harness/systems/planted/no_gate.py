@@ -17,6 +17,7 @@ from reference_impl.machines.keyframe_gate import GateOpened, GateSettings, Join
 DEFECT = "forwards a new connection from the middle of a GOP, without an IDR"
 ROLE = "gateway"
 CAUGHT_BY = "hotspot/backhaul_drop_4s"
+CLAIM = "gate_held"
 
 ATTACHED_AFTER = 0.1
 """Seconds from a connection's first picture or sound to the moment when the outputs are attached to it."""

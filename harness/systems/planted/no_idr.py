@@ -17,6 +17,7 @@ from reference_impl.rtmp.messages import MediaMessage
 DEFECT = "reconnects without asking its encoder for an IDR, and sends whatever picture comes next"
 ROLE = "publisher"
 CAUGHT_BY = "hotspot/backhaul_drop_4s"
+CLAIM = "keyframe_first"
 
 
 class UngatedOutlet(Outlet):

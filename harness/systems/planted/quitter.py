@@ -14,6 +14,7 @@ from reference_impl.machines.reconnect_events import Action, Event, Tell
 DEFECT = 'says "stopped" where it should say "reconnecting"'
 ROLE = "publisher"
 CAUGHT_BY = "hotspot/backhaul_drop_4s"
+CLAIM = "never_stopped"
 
 
 class SaysStopped(Reconnect):

@@ -15,6 +15,7 @@ from reference_impl.machines.session import Incumbent, SessionMachine, SessionSe
 DEFECT = "refuses the returning publisher until the idle timer has found its dead connection"
 ROLE = "gateway"
 CAUGHT_BY = "tcp/one_connection_blackholed"
+CLAIM = "never_refused"
 
 
 def refuse_until_idle(incumbent: Incumbent, settings: SessionSettings) -> str | None:

@@ -18,6 +18,7 @@ from reference_impl.machines.reconnect_events import Action, ConnectionLost, Eve
 DEFECT = "resets the stalled connection before a new one is up, into the hole, instead of holding it"
 ROLE = "publisher"
 CAUGHT_BY = "hotspot/backhaul_drop_4s"
+CLAIM = "old_connection_held"
 
 
 class DropsFirst(Reconnect):
