@@ -18,6 +18,7 @@ from harness.systems.registry import defects, systems
 
 WIDTH = 100
 _GAP = "  "
+_OTHER_LIMITS = "name one only to set other limits"
 
 
 def listing(what: str) -> str:
@@ -62,10 +63,8 @@ def _defects() -> str:
 def _checks() -> str:
     asked = [_check_block(spec) for name, spec in CHECKS.items() if name not in EVERY_RUN]
     always = [_check_block(CHECKS[name]) for name in EVERY_RUN]
-    return "\n".join(
-        [*_heading("checks", "what 'expect' may claim"), *asked]
-        + ["", *_heading("checks of every run", "name one only to set other limits"), *always]
-    )
+    first, second = _heading("checks", "what 'expect' may claim"), _heading("checks of every run", _OTHER_LIMITS)
+    return "\n".join([*first, *asked, "", *second, *always])
 
 
 def _check_block(spec: CheckSpec) -> str:

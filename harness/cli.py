@@ -154,13 +154,15 @@ def run_pytest(arguments: Sequence[str], reporter: Any) -> int:
         "--capture=no",
         "-p",
         "no:cacheprovider",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
         "-c",
         os.devnull,
         "--rootdir",
         str(Path.cwd()),
     ]
     code = int(pytest.main([*fixed, *arguments], plugins=[reporter]))
-    return reporter.exit_code(code)
+    return int(reporter.exit_code(code))
 
 
 def _planted(options: argparse.Namespace) -> int:
@@ -226,9 +228,10 @@ def _packet(options: argparse.Namespace) -> int:
 
 
 def _schema(_options: argparse.Namespace) -> int:
-    from harness.playbook.schema import playbook_schema
+    from harness.playbook.schema import render_schema
+    from harness.systems.registry import names_by_role
 
-    print(json.dumps(playbook_schema(), indent=2, ensure_ascii=False))
+    print(render_schema(names_by_role()), end="")
     return 0
 
 

@@ -7,7 +7,8 @@ pytest error. ``deadair run`` is a door to this plugin, not another runner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,20 +66,26 @@ class PlaybookFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         from harness.playbook.loader import load_playbook
+        from harness.runs import cast_of, engine_named
 
         playbook = load_playbook(self.path)
         if playbook.soak and not self.config.getoption("soak") and not _named_outright(self.config, self.path):
             return
         options = options_of(self.config)
+        # what cannot run is told before anything runs
+        engine_named(options.engine)
+        cast_of(playbook, options)
         for number in range(self.config.getoption("repeat")):
             seed = options.seed + number
             name = playbook.handle if number == 0 else f"{playbook.handle}[seed {seed}]"
             yield PlaybookItem.from_parent(self, name=name, playbook=playbook, seed=seed)
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    # pytest's own Collector narrows Node's signature in the same way
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
         from harness.errors import DeadairError
 
-        return str(excinfo.value) if isinstance(excinfo.value, DeadairError) else super().repr_failure(excinfo)
+        told = isinstance(excinfo.value, DeadairError | pytest.UsageError)
+        return str(excinfo.value) if told else super().repr_failure(excinfo)
 
 
 class PlaybookItem(pytest.Item):
@@ -99,7 +106,7 @@ class PlaybookItem(pytest.Item):
         from harness.report.terminal import failure_blocks
         from harness.runs import execute
 
-        run_dir = out_dir(self.config) / self.name.replace("[seed ", "-seed").rstrip("]")
+        run_dir = (out_dir(self.config) / self.name.replace("[seed ", "-seed").rstrip("]")).resolve()
         options = replace(options_of(self.config), seed=self.seed)
         self.user_properties.append((_RUN, str(run_dir)))
         self.model = execute(self.playbook, options, run_dir=run_dir, progress=_progress(self.config))
@@ -115,12 +122,13 @@ class PlaybookItem(pytest.Item):
         if self.model.outcome is Outcome.FAIL:
             raise FailedRunError("\n\n".join(failure_blocks([self.model])))
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+    def said(self, error: BaseException) -> str:
+        """What a person reads about the run's failure, without a traceback; empty for what is our own mistake."""
         from harness.errors import DeadairError
 
-        if isinstance(excinfo.value, UnknownRunError | FailedRunError | DeadairError):
-            return f"{self.path}:{self._line() + 1}\n{excinfo.value}"
-        return super().repr_failure(excinfo, style)
+        if isinstance(error, UnknownRunError | FailedRunError | DeadairError):
+            return f"{self.path}:{self._line() + 1}\n{error}"
+        return ""
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, self._line(), self.name
@@ -132,6 +140,17 @@ class PlaybookItem(pytest.Item):
         verdicts = self.model.view.verdicts if self.model is not None else ()
         wrong = [verdict.line for verdict in verdicts if verdict.outcome is not Outcome.PASS and verdict.line]
         return max(0, (wrong or [1])[0] - 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The words of a playbook's failure, in the place of a traceback (``repr_failure`` is not asked in set-up)."""
+    report = yield
+    if isinstance(item, PlaybookItem) and call.excinfo is not None:
+        report.longrepr = item.said(call.excinfo.value) or report.longrepr
+    return report
 
 
 # --- options and places --------------------------------------------------------------------------------------
@@ -168,7 +187,12 @@ def out_dir(config: pytest.Config) -> Path:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """xdist: one directory for all workers."""
-    node.workerinput[_RUN] = str(out_dir(node.config))
+    from harness.errors import DeadairError
+
+    try:
+        node.workerinput[_RUN] = str(out_dir(node.config))
+    except DeadairError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _progress(config: pytest.Config) -> Callable[[str], None]:
@@ -195,9 +219,13 @@ class _Gatherer:
         self._run_dirs = config.stash[_RUN_DIRS]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        for name, value in report.user_properties:
-            if name == _RUN:
-                self._run_dirs[str(value)] = None
+        if run_dir_of(report):
+            self._run_dirs[run_dir_of(report)] = None
+
+
+def run_dir_of(report: pytest.TestReport) -> str:
+    """The directory of the run that a test report is about; empty for a test that is no run."""
+    return str(dict(report.user_properties).get(_RUN, ""))
 
 
 def models_of(config: pytest.Config) -> list[RunModel]:
@@ -219,11 +247,17 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(config, "workerinput") or not config.stash[_RUN_DIRS]:
         return
     from harness.checks import Outcome
+    from harness.errors import DeadairError
     from harness.report.files import write_invocation
 
     models = models_of(config)
     if models:
-        write_invocation(models, out_dir(config))
+        try:
+            write_invocation(models, out_dir(config))
+        except DeadairError as error:
+            print(f"deadair: {error}", file=sys.stderr)
+            session.exitstatus = UNKNOWN_EXIT
+            return
     outcomes = {model.outcome for model in models}
     if exitstatus == pytest.ExitCode.TESTS_FAILED and Outcome.FAIL not in outcomes and Outcome.UNKNOWN in outcomes:
         session.exitstatus = UNKNOWN_EXIT

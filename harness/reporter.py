@@ -1,4 +1,4 @@
-"""What ``deadair run`` shows: progress while it runs, then the table, the failures, the report's place, one sentence."""
+"""What ``deadair run`` shows: progress while it runs, then the table, failures, the report's place, one sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.checks import Outcome
-from harness.pytest_plugin import REPORTER, models_of, out_dir
+from harness.pytest_plugin import REPORTER, models_of, out_dir, run_dir_of
 from harness.report.model import RunModel
 from harness.report.terminal import render, wants_colour
 
@@ -22,6 +22,8 @@ class Reporter:
         self._as_json = as_json
         self._quiet = quiet
         self._errors: list[str] = []
+        self._failed: list[tuple[str, str]] = []
+        """(run directory, what pytest says) of items that failed; those with a verdict are in the table."""
         self._models: list[RunModel] = []
         self._report = ""
 
@@ -45,12 +47,22 @@ class Reporter:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "setup" and self._quiet:
             self.progress(f"{report.duration:6.1f} s  {report.location[2]}")
-        if report.failed and not dict(report.user_properties):
-            self._errors.append(str(report.longrepr))
+        if report.failed:
+            self._failed.append((run_dir_of(report), str(report.longrepr)))
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        if excinfo.type is KeyboardInterrupt:  # pytest also stops in this way where playbooks are wrong
+            self._errors.append("deadair: interrupted; nothing was left behind")
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         self._models = models_of(session.config)
+        judged = {str(model.view.run_dir) for model in self._models}
+        self._errors += [said for run_dir, said in self._failed if run_dir not in judged]
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            self._errors.append(
+                "deadair: nothing to run: playbooks of more than two minutes need --soak, or their own name"
+            )
         if self._models:
             self._report = str(out_dir(session.config) / "report.html")
 

@@ -14,10 +14,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ from harness.capture.merge import write_capture
 from harness.capture.spool import FILE_NAME as SPOOL_FILE
 from harness.checks import evaluate
 from harness.engines.netns.engine import NetnsEngine
-from harness.errors import DeadairError, HarnessError
+from harness.errors import DeadairError, HarnessError, PlaybookError, Problem
 from harness.history.query import History
 from harness.playbook.engine import Engine, System
-from harness.playbook.loader import load_playbook
+from harness.playbook.loader import SCENARIOS, load_playbook
 from harness.playbook.model import Playbook
 from harness.playbook.runner import HISTORY_FILE, Progress, RunOutcome, perform
 from harness.playbook.script import AskPerson
@@ -65,7 +67,17 @@ def cast_of(playbook: Playbook, options: RunOptions) -> Mapping[str, System]:
     if unknown:
         roles = ", ".join(playbook.cast)
         raise DeadairError(f"{playbook.handle} has no role {unknown[0]!r} to give a system to; its roles: {roles}")
-    return {role: system_for(role, options.systems.get(role, choice.system)) for role, choice in playbook.cast.items()}
+    return {role: _played_by(playbook, role, options.systems.get(role)) for role in playbook.cast}
+
+
+def _played_by(playbook: Playbook, role: str, instead: str | None) -> System:
+    choice = playbook.cast[role]
+    try:
+        return system_for(role, instead or choice.system)
+    except DeadairError as error:
+        if instead or not choice.line:
+            raise
+        raise PlaybookError(playbook.path, [Problem(choice.line, choice.column, str(error))]) from None
 
 
 def execute(
@@ -74,6 +86,7 @@ def execute(
     """Run the playbook once and write everything about it into ``run_dir``."""
     engine, cast = engine_named(options.engine), cast_of(playbook, options)
     _make(run_dir)
+    run_dir = run_dir.resolve()
     started = time.time_ns() - time.monotonic_ns()
     before = os.times()
     outcome = asyncio.run(
@@ -92,9 +105,10 @@ def execute(
     wall_zero = started + outcome.zero_ns
     provenance = _provenance(playbook, options, outcome, wall_zero_ns=wall_zero)
     provenance["cpu_of_harness_s"] = round(after.user + after.system - before.user - before.system, 2)
-    (run_dir / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    if options.capture:
-        _write_capture(outcome, wall_zero_ns=wall_zero)
+    with _writing(run_dir):
+        (run_dir / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+        if options.capture:
+            _write_capture(outcome, wall_zero_ns=wall_zero)
     return write_run(_view(outcome.history, playbook, provenance, run_dir))
 
 
@@ -114,18 +128,28 @@ def new_invocation(out: Path | None) -> Path:
         _make(out)
         return out
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-    for number in range(1, 1000):
-        directory = REPORTS / (stamp if number == 1 else f"{stamp}-{number}")
-        if not directory.exists():
-            break
-    _make(directory)
-    _point_latest(directory)
+    with _writing(REPORTS):
+        REPORTS.mkdir(parents=True, exist_ok=True)
+        directory = _made_anew(stamp)
+    with suppress(OSError):  # a convenience; not every file system has symbolic links
+        _point_latest(directory)
     return directory
+
+
+def _made_anew(stamp: str) -> Path:
+    """A directory that nobody else has, also if somebody runs deadair in the same second."""
+    for number in count(1):
+        directory = REPORTS / (stamp if number == 1 else f"{stamp}-{number}")
+        with suppress(FileExistsError):
+            directory.mkdir()
+            return directory
+    raise AssertionError("unreachable")
 
 
 def replay_line(playbook: Playbook, options: RunOptions) -> str:
     """The command that repeats a run."""
-    words = ["deadair", "run", playbook.handle, "--seed", str(options.seed)]
+    inside = playbook.path.resolve().is_relative_to(SCENARIOS)
+    words = ["deadair", "run", playbook.handle if inside else str(playbook.path), "--seed", str(options.seed)]
     words += ["--engine", options.engine] if options.engine != "netns" else []
     words += [word for role, system in sorted(options.systems.items()) for word in ("--system", f"{role}={system}")]
     return shlex.join(words)
@@ -133,16 +157,25 @@ def replay_line(playbook: Playbook, options: RunOptions) -> str:
 
 def _point_latest(directory: Path) -> None:
     latest, fresh = REPORTS / "latest", REPORTS / f".latest-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
     fresh.symlink_to(directory.name)
     fresh.replace(latest)
 
 
 def _make(directory: Path) -> None:
-    try:
+    with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """A full disk or a forbidden place is told with its cure."""
+    try:
+        yield
     except OSError as error:
+        where, why = error.filename or place, error.strerror or error
         raise HarnessError(
-            f"{directory} cannot be made: {error.strerror}", cure="free some space, or name another place with --out"
+            f"{where} cannot be written ({why})", cure="free some space, or name another place with --out"
         ) from error
 
 

@@ -66,6 +66,8 @@ class Program:
             loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
         control = asyncio.create_task(self._serve_control(control_fd)) if control_fd is not None else None
         self.telemetry.tell("program:ready", role=self.role, detail=detail)
+        if "ledger" in self._verbs:  # what later ledgers are compared with
+            self.telemetry.tell("ledger:told", **await self._verbs["ledger"]({}))
         reason = await self._stopping
         await shut_down(reason)
         self.telemetry.tell("program:stopped", role=self.role, reason=reason)

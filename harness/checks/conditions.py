@@ -15,7 +15,7 @@ _ENDING = ("SIGKILL", "SIGTERM", "SIGINT")
 
 def script_ran(history: History, limits: ScriptRan) -> Verdict:
     """Unknown if the steady state was missed, a step failed, someone interrupted, or the run never ended."""
-    spoilt = history.first("steady:missed", "step:failed", "run:interrupted")
+    spoilt = history.first("steady:missed", "step:failed", "run:interrupted", "run:failed")
     if spoilt is not None:
         return limits.unknown(_spoilt(spoilt), because=because(history, spoilt.t_ns), evidence=[spoilt])
     ended = history.last("run:ended")
@@ -30,6 +30,8 @@ def _spoilt(event: Event) -> str:
         return f"no steady state: {event.data['missing']}"
     if event.name == "step:failed":
         return f"step {event.data['step']} failed: {event.data['error']}"
+    if event.name == "run:failed":
+        return str(event.data["error"])
     return f"interrupted by {event.data['by']}"
 
 

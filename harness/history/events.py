@@ -34,6 +34,8 @@ EVENTS: dict[str, telemetry.Fields] = {
     "script:ended": {"steps": int},
     "person:asked": {"step": int, "question": str, "answer": str},
     "run:interrupted": {"by": str},
+    # the harness or the host let the run down: why there is no run:ended.
+    "run:failed": {"error": str},
     "run:ended": {},
     # --- faults; `fault` is unique in the run and joins entered, left and flow receipts --------------------
     # `what` is the fault in one sentence, `scope` network | node | process, `target` link, node or role.

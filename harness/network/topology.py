@@ -238,4 +238,4 @@ def known_name(kind: str, name: str, known: list[str]) -> None:
         return
     close = get_close_matches(name, known, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
-    raise UnknownNameError(f"unknown {kind} {name!r}{guess} (known: {', '.join(sorted(known))})")
+    raise UnknownNameError(f"unknown {kind} {name!r}{guess} (known: {', '.join(sorted(set(known)))})")

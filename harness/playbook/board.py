@@ -45,11 +45,11 @@ class Board:
         found = self.find(condition)
         return found if found is not None else await self.next(condition)
 
-    async def next(self, condition: Condition) -> Told:
-        """The first event that fits and is told from now on."""
+    def next(self, condition: Condition) -> asyncio.Future[Told]:
+        """The first event that fits and is told from this call on, whether or not it is awaited yet."""
         future: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self._waiting.append((condition, future))
-        return await future
+        return future
 
 
 def named(name: str, *, source: str | None = None) -> Condition:

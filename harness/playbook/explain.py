@@ -1,4 +1,4 @@
-"""A playbook as prose: what and why, who plays, what happens at which time, what to expect in the logs, what must hold."""
+"""A playbook as prose: what and why, who plays, what happens when, what the logs will show, and what must hold."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def _timeline(playbook: Playbook) -> str:
     lines += [line for entry in entries for line in _row(entry.label, entry.text)]
     for label, text in _ending(playbook):
         lines += _row(label, text)
-    return "\n".join(["WHAT HAPPENS, AND WHAT TO EXPECT IN THE LOGS (events.jsonl; ≈ for the reference programs)", *lines])
+    return "\n".join(
+        ["WHAT HAPPENS, AND WHAT TO EXPECT IN THE LOGS (events.jsonl; ≈ for the reference programs)", *lines]
+    )
 
 
 def _ending(playbook: Playbook) -> Iterable[tuple[str, str]]:
@@ -110,9 +112,7 @@ def _entries(step: Step, playbook: Playbook) -> Iterable[_Entry]:
     if not isinstance(step.verb, Fault):
         yield _Entry(base, where, f"{step.text} (line {step.line})")
         return
-    signs = signs_of(
-        step.verb, lasts_ns=step.for_ns, topology=playbook.topology, window_ns=_window(playbook)
-    )
+    signs = signs_of(step.verb, lasts_ns=step.for_ns, topology=playbook.topology, window_ns=_window(playbook))
     word = "BREAKS" if step.verb.lasting else "HAPPENS"
     yield _Entry(base, where, f"{word}: {step.text} (line {step.line})")
     yield from _expected(signs.broken, base)
@@ -161,7 +161,7 @@ def _expected(signs: Sequence[Sign], base: int | None) -> Iterable[_Entry]:
 
 def _span(sign: Sign, base: int | None) -> str:
     low, high = ((base or 0) + ns for ns in (sign.low_ns, sign.high_ns))
-    span = f"{low / SECOND:.1f}" if low == high else f"{low / SECOND:.1f}–{high / SECOND:.1f}"
+    span = f"{low / SECOND:.1f}" if low == high else f"{low / SECOND:.1f} to {high / SECOND:.1f}"
     return f"  ≈ +{span} s" if base is None else f"  t≈{span} s"
 
 

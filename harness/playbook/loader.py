@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.checks import Expectation, LimitError, expectation
+from harness.checks import CHECKS, Expectation, LimitError, expectation
 from harness.checks.parameters import did_you_mean
 from harness.errors import PlaybookError, Problem
 from harness.faults import REGISTRY, Fault, FaultError
+from harness.history import events
+from harness.history.journal import HARNESS_SOURCES
 from harness.network.presets import PRESETS
 from harness.network.topology import Topology
 from harness.playbook.document import Document, Place, read_document
 from harness.playbook.fields import Strict, construct, text_form
 from harness.playbook.model import (
+    After,
     Ask,
     Choice,
     Control,
@@ -29,8 +34,10 @@ from harness.playbook.model import (
     SystemText,
     TimingText,
 )
+from reference_impl import telemetry
 
 SUFFIX = ".playbook.yaml"
+DEFAULT_TOPOLOGY = "hotspot"
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
 TIMING = frozenset({"at", "after", "for"})
 
@@ -57,15 +64,34 @@ OWN_VERBS: Mapping[str, tuple[type[Strict], Callable[[Any], Ask | Control | Star
 }
 """Verbs that break nothing."""
 
-_SHORT = {"kill": "role", "pause": "role", "restart": "role", "start": "role", "ask": "question", "observe": "question"}
+SHORT = {"kill": "role", "pause": "role", "restart": "role", "start": "role", "ask": "question", "observe": "question"}
 """``kill: publisher`` is short for ``kill: {role: publisher}``."""
+
+_UNION_ARMS = frozenset({"str", "SystemText", "dict[str,any]"})
+"""What pydantic adds to a place to say which kind of value it tried."""
+_PLAIN = {
+    "string_type": "this must be text (put it in quotes)",
+    "dict_type": "this must be a mapping",
+    "model_type": "this must be a mapping",
+    "list_type": "this must be a list (begin each entry with '- ')",
+    "int_type": "this must be a whole number",
+    "bool_type": "this must be true or false",
+    "string_too_short": "this must not be empty",
+    "too_short": "this must not be empty",
+}
+"""pydantic's words, in ours."""
 
 
 def handle_of(path: Path) -> str:
-    """``hotspot/backhaul_drop_4s`` for a playbook under ``scenarios/``; else its path without the ending."""
+    """``hotspot/backhaul_drop_4s`` for a playbook under ``scenarios/``; else its path without the ending.
+
+    A handle also names a run's directory, so it is never absolute and never climbs.
+    """
     resolved = path.resolve()
-    inside = resolved.is_relative_to(SCENARIOS)
-    return str(resolved.relative_to(SCENARIOS) if inside else path).removesuffix(SUFFIX)
+    for root in (SCENARIOS, Path.cwd().resolve()):
+        if resolved.is_relative_to(root):
+            return str(resolved.relative_to(root)).removesuffix(SUFFIX)
+    return str(resolved.relative_to(resolved.anchor)).removesuffix(SUFFIX)
 
 
 def load_playbook(path: Path) -> Playbook:
@@ -81,14 +107,11 @@ class _Loader:
     def load(self) -> Playbook:
         text = self._outer()
         topology = self._topology(text.topology)
-        roles = topology.roles
-        cast = {role: Choice("reference", {}) for role in roles}
-        for role, given in text.systems.items():
-            self._known("role", role, roles, ("systems", role))
-            cast[role] = _choice(given)
+        cast = self._cast(text.systems, topology)
         steps = [self._step(topology, raw, ("steps", number)) for number, raw in enumerate(text.steps)]
         always = [self._step(topology, raw, ("always", number), timed=False) for number, raw in enumerate(text.always)]
-        expectations = [self._expectation(raw, ("expect", number)) for number, raw in enumerate(text.expect)]
+        self._lone_faults([step for step in steps if step is not None])
+        expectations = [self._expectation(topology, raw, ("expect", n)) for n, raw in enumerate(text.expect)]
         self._raise_if_wrong()
         path = self._document.path
         steady = text.steady
@@ -103,24 +126,40 @@ class _Loader:
             steady=Steady(steady.before, steady.after, steady.within),
             steps=tuple(step for step in steps if step is not None),
             expectations=tuple(entry for entry in expectations if entry is not None),
-            always=tuple(step for step in always if step is not None),
+            # numbered on, as a step's number is part of what its fault is called in the history
+            always=tuple(replace(step, number=len(steps) + step.number) for step in always if step is not None),
             soak=text.soak,
         )
 
     # --- the parts -----------------------------------------------------------------------------------------
 
     def _outer(self) -> PlaybookText:
+        """The outer shape; of a part that is wrong the default, so that the other parts are looked at too."""
+        data = self._document.data
         try:
-            return PlaybookText.model_validate(self._document.data)
+            return PlaybookText.model_validate(data)
         except ValidationError as error:
-            self._note(error, (), known=PlaybookText.model_fields)
-            self._fail()
+            self._note(error, (), form=PlaybookText)
+            wrong = {detail["loc"][0] for detail in error.errors()}
+        right = {name: data[name] for name in PlaybookText.model_fields if name in data and name not in wrong}
+        return PlaybookText.model_validate({"name": "-", "why": "-", "expect": ["script_ran"], **right})
 
     def _topology(self, name: str) -> Topology:
+        """Where the name is wrong, the one that was probably meant, so that the steps are looked at too."""
         self._known("topology", name, PRESETS, ("topology",))
-        if name not in PRESETS:
-            self._fail()
-        return PRESETS[name]
+        meant = get_close_matches(name, PRESETS, n=1) or [DEFAULT_TOPOLOGY]
+        return PRESETS.get(name, PRESETS[meant[0]])
+
+    def _cast(self, given: Mapping[str, str | SystemText], topology: Topology) -> Mapping[str, Choice]:
+        cast = {role: Choice("reference", {}) for role in topology.roles}
+        for role, choice in given.items():
+            place = ("systems", role)
+            self._known("role", role, topology.roles, place)
+            text = SystemText(system=choice) if isinstance(choice, str) else choice
+            options = {name: str(value) for name, value in text.options.items()}
+            where = self._document.problem(place, "")
+            cast[role] = Choice(text.system, options, where.line, where.column)
+        return cast
 
     def _step(self, topology: Topology, raw: dict[str, Any], place: Place, *, timed: bool = True) -> Step | None:
         verbs = [key for key in raw if key not in TIMING]
@@ -130,19 +169,38 @@ class _Loader:
             return None
         timing = self._timing(raw, place, timed=timed)
         verb = self._verb(topology, verbs[0], raw[verbs[0]], (*place, verbs[0]))
+        if timing is not None and timing.after is not None:
+            self._after(topology, timing.after, (*place, "after"))
         if timing is None or verb is None:
             return None
-        if isinstance(verb, Fault) and not verb.lasting and timing.for_ is not None and verb.kind != "restart":
-            self._add((*place, "for"), f"{verb.kind} is over in a moment, so it cannot take a 'for'")
+        if timing.for_ is not None and not (isinstance(verb, Fault) and verb.lasting):
+            self._add((*place, "for"), f"{verbs[0]} is over in a moment, so it cannot take a 'for'")
         number, line = int(place[-1]), self._document.line(place)
         return Step(number, line, _sentence(verb), verb, timing.at, timing.after, timing.for_)
+
+    def _lone_faults(self, steps: list[Step]) -> None:
+        """What has no 'for' is healed when the script is over, so something must come after it."""
+        for step in steps:
+            if not (isinstance(step.verb, Fault) and step.verb.lasting and step.for_ns is None):
+                continue
+            at = step.at_ns or 0
+            others = [other for other in steps if other is not step]
+            if all(other.at_ns is not None and other.at_ns + (other.for_ns or 0) <= at for other in others):
+                what = "this step needs a 'for': no other step comes later, so it would be healed at once"
+                self._add(("steps", step.number), what, hint="write for example for: 4 s")
+
+    def _after(self, topology: Topology, after: After, place: Place) -> None:
+        """An event that nobody ever tells would be waited for in vain."""
+        self._known("event", after.name, [*telemetry.EVENTS, *events.EVENTS], place)
+        if after.source is not None:
+            self._known("source of events", after.source, [*topology.roles, *HARNESS_SOURCES], place)
 
     def _timing(self, raw: dict[str, Any], place: Place, *, timed: bool) -> TimingText | None:
         given = {key: raw[key] for key in raw if key in TIMING}
         try:
             timing = TimingText.model_validate(given)
         except ValidationError as error:
-            self._note(error, place, known=TIMING)
+            self._note(error, place, form=TimingText)
             return None
         if timed and (timing.at is None) == (timing.after is None):
             self._add(
@@ -157,12 +215,16 @@ class _Loader:
         self._known("verb", name, [*REGISTRY, *OWN_VERBS], place)
         if name not in REGISTRY and name not in OWN_VERBS:
             return None
-        arguments = {_SHORT[name]: given} if name in _SHORT and isinstance(given, str) else given or {}
         form = OWN_VERBS[name][0] if name in OWN_VERBS else text_form(REGISTRY[name])
+        arguments = {SHORT[name]: given} if name in SHORT and isinstance(given, str) else given
+        if not isinstance(arguments, dict):
+            example = f"{name}: {{{next(iter(form.model_fields))}: …}}"
+            self._add(place, f"{name} takes its arguments as a mapping", hint=f"write for example {example}")
+            return None
         try:
             read = form.model_validate(arguments)
         except ValidationError as error:
-            self._note(error, place, known=form.model_fields)
+            self._note(error, place, form=form)
             return None
         try:
             return self._built(topology, name, read)
@@ -180,19 +242,31 @@ class _Loader:
             raise ValueError(f"no role is called {verb.role!r}; {did_you_mean(verb.role, topology.roles)}")
         return verb
 
-    def _expectation(self, raw: str | dict[str, Any], place: Place) -> Expectation | None:
+    def _expectation(self, topology: Topology, raw: str | dict[str, Any], place: Place) -> Expectation | None:
         if isinstance(raw, dict) and len(raw) != 1:
             self._add(place, f"one claim per entry, this one has {len(raw)}", hint="begin each claim with '- '")
             return None
-        name, given = next(iter(raw.items())) if isinstance(raw, dict) else (raw, {})
+        name, given = next(iter(raw.items())) if isinstance(raw, dict) else (raw, None)
+        limits = {} if given is None else given
+        if not isinstance(limits, dict):
+            self._add((*place, name), f"{name} takes limits as a mapping", hint=f"write for example {name}: {{…}}")
+            return None
         try:
-            return expectation(name, given or {}, line=self._document.line(place))
+            entry = expectation(name, limits, line=self._document.line(place))
         except LimitError as error:
             at = (*place, name, error.parameter) if error.parameter else (*place, name)
             self._add(at, error.what, hint=error.hint)
-        except (TypeError, AttributeError):
-            self._add((*place, name), f"{name} takes limits as a mapping", hint=f"write for example {name}: {{…}}")
-        return None
+            return None
+        self._roles_of(entry, topology, (*place, name))
+        return entry
+
+    def _roles_of(self, entry: Expectation, topology: Topology, place: Place) -> None:
+        """A claim about a role that nobody plays would be true of nothing."""
+        for parameter in CHECKS[entry.limits.check].parameters.values():
+            value = getattr(entry.limits, parameter.field)
+            named = value if parameter.kind == "roles" else (value,) if parameter.name == "by" else ()
+            for role in named:
+                self._known("role", role, topology.roles, (*place, parameter.name))
 
     # --- mistakes ------------------------------------------------------------------------------------------
 
@@ -204,24 +278,19 @@ class _Loader:
     def _add(self, place: Place, what: str, *, hint: str = "") -> None:
         self._problems.append(self._document.problem(place, what, hint=hint))
 
-    def _note(self, error: ValidationError, place: Place, *, known: Iterable[str]) -> None:
+    def _note(self, error: ValidationError, place: Place, *, form: type[Strict]) -> None:
+        found: dict[Place, ErrorDetails] = {}
         for detail in error.errors():
-            at = (*place, *(part for part in detail["loc"] if part not in ("str", "SystemText")))
-            self._add(at, _in_words(detail), hint=_hint(detail, known))
+            found.setdefault(tuple(part for part in detail["loc"] if part not in _UNION_ARMS), detail)
+        for loc, detail in found.items():
+            if not any(_inside(other, loc) for other in found):  # pydantic tells every arm of a union
+                self._add((*place, *loc), _in_words(detail, loc), hint=_hint(detail, loc, form))
 
     def _raise_if_wrong(self) -> None:
-        if self._problems:
-            self._fail()
-
-    def _fail(self) -> NoReturn:
-        ordered = sorted(self._problems, key=lambda problem: (problem.line, problem.column))
+        if not self._problems:
+            return
+        ordered = sorted(dict.fromkeys(self._problems), key=lambda problem: (problem.line, problem.column))
         raise PlaybookError(self._document.path, ordered)
-
-
-def _choice(given: str | SystemText) -> Choice:
-    if isinstance(given, str):
-        return Choice(given, {})
-    return Choice(given.system, {name: str(value) for name, value in given.options.items()})
 
 
 def _sentence(verb: Fault | Ask | Control | Start) -> str:
@@ -234,17 +303,29 @@ def _sentence(verb: Fault | Ask | Control | Start) -> str:
     return f"{verb.role} is started again"
 
 
-def _in_words(detail: ErrorDetails) -> str:
-    where = str(detail["loc"][-1]) if detail["loc"] else ""
+def _inside(place: Place, outer: Place) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
+def _in_words(detail: ErrorDetails, loc: Place) -> str:
+    where = str(loc[-1]) if loc and isinstance(loc[-1], str) else ""
     if detail["type"] == "extra_forbidden":
         return f"{where!r} is not known here"
     if detail["type"] == "missing":
         return f"{where!r} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[:1].lower()}{message[1:]}" if where else message
+    message = _PLAIN.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    return f"{where}: {message}" if where else message
 
 
-def _hint(detail: ErrorDetails, known: Iterable[str]) -> str:
-    if detail["type"] == "extra_forbidden" and detail["loc"]:
-        return did_you_mean(str(detail["loc"][-1]), known)
+def _hint(detail: ErrorDetails, loc: Place, form: type[Strict]) -> str:
+    if detail["type"] == "extra_forbidden" and loc:
+        return did_you_mean(str(loc[-1]), _keys_at(form, loc[:-1]))
     return ""
+
+
+def _keys_at(form: type[Strict], loc: Place) -> Iterable[str]:
+    """What may be written where ``loc`` leads to, inside of ``form``."""
+    for part in loc:
+        inner = form.model_fields[part].annotation if part in form.model_fields else SystemText
+        form = inner if isinstance(inner, type) and issubclass(inner, Strict) else SystemText
+    return [field.alias or name for name, field in form.model_fields.items()]

@@ -134,6 +134,9 @@ class Choice:
 
     system: str
     options: Mapping[str, str]
+    line: int = 0
+    column: int = 0
+    """Where the playbook says so; 0 where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

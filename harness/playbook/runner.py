@@ -24,7 +24,7 @@ from typing import Any
 
 from harness.checks import Outcome, Verdict, evaluate, overall
 from harness.errors import DeadairError, HarnessError
-from harness.history.journal import Journal
+from harness.history.journal import HARNESS_SOURCES, Journal
 from harness.history.query import History
 from harness.playbook.board import Board, Told
 from harness.playbook.engine import Engine, Lab, System
@@ -32,11 +32,12 @@ from harness.playbook.model import Playbook
 from harness.playbook.script import AskPerson, Script
 from harness.playbook.stage import Stage
 from harness.units import MILLISECOND, SECOND, format_duration
-from reference_impl.telemetry import UnknownEventError
 
 HISTORY_FILE = "events.jsonl"
 _DRAIN_NS = 300 * MILLISECOND
 """How long the last events of programs and forwarder may take through their pipes."""
+
+_WRITE_EVERY_NS = 100 * MILLISECOND
 
 Progress = Callable[[str], None]
 Exit = Callable[[object, BaseException | None, object], Awaitable[None]]
@@ -95,6 +96,7 @@ class _Run:
         self._board = Board()
         self._strangers: set[str] = set()
         self._over = False
+        self._closed = False
         self.zero_ns = time.monotonic_ns()
         self._journal = Journal(run_dir / HISTORY_FILE, zero_ns=self.zero_ns)
 
@@ -102,20 +104,27 @@ class _Run:
         """Why the run could not be finished; empty when it was. An interruption leaves a history that is cut short."""
         with self._journal:
             self._tell_started()
-            writing = asyncio.create_task(self._keep_writing())
+            run = asyncio.current_task()
+            assert run is not None
+            writing = asyncio.create_task(self._keep_writing(run))
             try:
                 async with AsyncExitStack() as stack:
                     await self._inside(stack, capture=capture, ask=ask)
             except asyncio.CancelledError:
+                if self._journal.failure is not None:
+                    run.uncancel()
+                    return str(self._journal.failure)
                 self._tell("run:interrupted", {"by": "Ctrl-C"})
                 raise
             except DeadairError as failure:
+                self._tell("run:failed", {"error": str(failure)})
                 return str(failure)
             finally:
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
+                self._closed = True
             self._tell("run:ended", {})
-        return ""
+        return "" if self._journal.failure is None else str(self._journal.failure)
 
     async def _inside(self, stack: AsyncExitStack, *, capture: bool, ask: AskPerson | None) -> None:
         playbook = self._playbook
@@ -142,7 +151,7 @@ class _Run:
         async def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
             try:
                 await action()
-            except DeadairError as also:
+            except Exception as also:
                 if error is None:
                     raise
                 self._progress(f"         also: {also}")
@@ -164,9 +173,11 @@ class _Run:
         await asyncio.sleep(self._playbook.steady.before_ns / SECOND)
 
     async def _wind_up(self, stage: Stage, lab: Lab) -> None:
-        await stage.stop_all()
-        await asyncio.sleep(_DRAIN_NS / SECOND)
-        await lab.ledger("after")
+        try:
+            await stage.stop_all()
+        finally:
+            await asyncio.sleep(_DRAIN_NS / SECOND)
+            await lab.ledger("after")
 
     async def _close(self, lab: Lab) -> None:
         await lab.close()
@@ -176,10 +187,14 @@ class _Run:
 
     def on_event(self, t_ns: int, node: str, source: str, name: str, data: Mapping[str, Any]) -> None:
         """Take an event from the engine or a program into history, board and progress."""
+        if name == "picture:saved":
+            data = {**data, "path": self._inside_run(str(data.get("path", "")))}
         try:
             self._journal.record(t_ns, node, source, name, data)
-        except UnknownEventError as error:
-            self._refuse(t_ns, node, source, error)
+        except HarnessError:
+            return  # the disk is full; _keep_writing sees it and ends the run
+        except ValueError as error:
+            self._refuse(node, source, error)
             return
         told = Told(t_ns, node, source, name, data)
         self._board.tell(told)
@@ -187,12 +202,18 @@ class _Run:
         if line:
             self._progress(f"{(t_ns - self.zero_ns) / SECOND:7.2f} s  {line}")
 
-    def _refuse(self, t_ns: int, node: str, source: str, error: UnknownEventError) -> None:
+    def _inside_run(self, path: str) -> str:
+        """A file of the run as its directory knows it: a run that is moved or downloaded keeps its pictures."""
+        return str(Path(path).relative_to(self._run_dir)) if Path(path).is_relative_to(self._run_dir) else path
+
+    def _refuse(self, node: str, source: str, error: ValueError) -> None:
         """A program that tells what is not in the table has failed: once for each program, whatever it repeats."""
-        if source in self._strangers:
-            return
-        self._strangers.add(source)
-        self._journal.record(t_ns, node, source, "program:failed", {"role": source, "error": str(error)})
+        if source in HARNESS_SOURCES:
+            raise error
+        if source not in self._strangers and not self._closed:
+            self._strangers.add(source)
+            data = {"role": source, "error": str(error)}
+            self._journal.record(time.monotonic_ns(), node, source, "program:failed", data)
 
     def _tell(self, name: str, data: Mapping[str, Any]) -> None:
         self.on_event(time.monotonic_ns(), "-", "runner", name, data)
@@ -209,11 +230,16 @@ class _Run:
         }
         self._tell("run:started", data)
 
-    async def _keep_writing(self) -> None:
-        with suppress(asyncio.CancelledError):
-            while True:
-                await asyncio.sleep(0.1)
+    async def _keep_writing(self, run: asyncio.Task[Any]) -> None:
+        """Write what is due; a history that can no longer be written ends the run, in order."""
+        while True:
+            await asyncio.sleep(_WRITE_EVERY_NS / SECOND)
+            with suppress(HarnessError):
                 self._journal.advance(now=time.monotonic_ns())
+            if self._journal.failure is not None:
+                if not self._over:
+                    run.cancel()
+                return
 
 
 def _progress_line(told: Told) -> str:
@@ -246,4 +272,5 @@ _SHOWN: Mapping[str, str] = {
     "script:ended": "script is over",
     "lab:closed": "lab down in {took_ms:.0f} ms",
     "run:interrupted": "interrupted by {by}",
+    "run:failed": "CANNOT GO ON: {error}",
 }

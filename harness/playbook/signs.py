@@ -123,7 +123,7 @@ def signs_of(fault: Fault, *, lasts_ns: int | None, topology: Topology, window_n
     """
     signs = _signs(fault, lasts_ns, topology)
     gone = fault.kind == "kill" and _role_at(fault.target, topology) == "publisher"
-    cut = signs.broken == _CUT
+    cut = signs.broken == _CUT and (lasts_ns is None or lasts_ns > window_ns)
     return Signs((*signs.broken, _ended(window_ns)), signs.healed) if gone or cut else signs
 
 
@@ -161,7 +161,9 @@ def _black_hole(fault: BlackHole, lasts_ns: int | None, topology: Topology) -> S
     if fault.proto == "udp" or (fault.port is not None and fault.port != 1935):
         return Signs((_sign(0.0, 0.0, "nobody", "RTMP is TCP on port 1935, so this touches nothing of it"),))
     if fault.flow is not None:
-        return Signs(_ONE_CONNECTION) if lasts_ns is None or lasts_ns > STALL_AFTER_NS else _outage("publisher", lasts_ns)
+        return (
+            Signs(_ONE_CONNECTION) if lasts_ns is None or lasts_ns > STALL_AFTER_NS else _outage("publisher", lasts_ns)
+        )
     return _outage(victim_of(fault.link, topology), lasts_ns)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import DeadairError, HarnessError
 from harness.playbook.board import Board, Told, named
 from harness.playbook.engine import Lab, Running, Seat, System
 from harness.playbook.model import Playbook
@@ -15,7 +15,7 @@ from harness.units import MILLISECOND, SECOND, format_duration
 
 START_ORDER = ("destination", "gateway", "publisher", "viewer", "viewer2")
 """Who must be there before whom; roles not named come last."""
-STOP_ORDER = ("publisher", "viewer", "viewer2", "gateway", "destination")
+STOP_ORDER = ("viewer", "viewer2", "publisher", "gateway", "destination")
 
 RECEIVERS = ("viewer", "viewer2", "destination")
 _READY_WITHIN_NS = 20 * SECOND
@@ -48,24 +48,26 @@ class Stage:
         node = self._playbook.topology.roles[role]
         seat = Seat(role, node, self._run_dir, self._seed, self._playbook.cast[role].options)
         launch = system.launch(seat)
-        ready = asyncio.ensure_future(self._board.next(named("program:ready", source=role)))
-        running = await self._lab.start(
-            node, source=role, program=launch.program, argv=launch.argv, env=launch.env, harnessed=launch.harnessed
-        )
-        self._running[role] = running
-        if launch.harnessed:
-            await self._wait_ready(role, running, ready)
-        else:
+        ready = self._board.next(named("program:ready", source=role))
+        try:
+            running = await self._lab.start(
+                node, source=role, program=launch.program, argv=launch.argv, env=launch.env, harnessed=launch.harnessed
+            )
+            self._running[role] = running
+            if launch.harnessed:
+                await self._wait_ready(role, running, ready)
+        finally:
             ready.cancel()
 
     async def _wait_ready(self, role: str, running: Running, ready: asyncio.Future[Told]) -> None:
         exited = asyncio.ensure_future(running.exited.wait())
         both: set[asyncio.Future[Any]] = {ready, exited}
-        done, _ = await asyncio.wait(both, timeout=_READY_WITHIN_NS / SECOND, return_when=asyncio.FIRST_COMPLETED)
-        exited.cancel()
+        try:
+            done, _ = await asyncio.wait(both, timeout=_READY_WITHIN_NS / SECOND, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            exited.cancel()
         if ready in done:
             return
-        ready.cancel()
         how = "ended at once" if exited in done else f"was not ready within {format_duration(_READY_WITHIN_NS)}"
         log = self._run_dir / "logs" / f"{role}.log"
         raise HarnessError(f"{role} ({self._cast[role].name}) {how}{_last_line(log)}", cure=f"see {log}")
@@ -76,6 +78,8 @@ class Stage:
 
     async def request(self, role: str, verb: str, *, within_ns: int, **arguments: Any) -> Mapping[str, Any]:
         """One control request to the program of a role."""
+        if role not in self._running:
+            raise HarnessError(f"{role} is not running, so it cannot be asked to {verb}")
         return await self._running[role].request(verb, within_ns=within_ns, **arguments)
 
     async def steady(self, *, within_ns: int) -> list[str]:
@@ -89,11 +93,17 @@ class Stage:
         return []
 
     async def stop_all(self) -> None:
-        """Stop every program in order, so that each can tell what it still holds."""
+        """Stop every program in order, so that each can tell what it still holds; the first failure is raised last."""
+        failures: list[DeadairError] = []
         for role in in_order(self._running, STOP_ORDER):
-            await self._running[role].stop(within_ns=_STOP_WITHIN_NS)
+            try:
+                await self._running[role].stop(within_ns=_STOP_WITHIN_NS)
+            except DeadairError as failure:
+                failures.append(failure)
             # what the stopped program told the next one in line must have arrived before that is judged
             await asyncio.sleep(_RUN_OUT_NS / SECOND)
+        if failures:
+            raise failures[0]
 
 
 def in_order(roles: Mapping[str, Any], order: tuple[str, ...]) -> list[str]:

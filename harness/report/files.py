@@ -25,7 +25,7 @@ def write_run(run: RunView) -> RunModel:
     texts = {
         "report.html": render_models([model], base=run.run_dir),
         "summary.md": render_summary([model]),
-        "junit.xml": render_junit(model),
+        "junit.xml": render_junit([model]),
         "trace.json": render_trace(model),
     }
     _write(run.run_dir, texts)
@@ -33,8 +33,13 @@ def write_run(run: RunView) -> RunModel:
 
 
 def write_invocation(models: Sequence[RunModel], directory: Path) -> Path:
-    """Write the page and the summary of several runs into ``directory``; the page's path."""
-    _write(directory, {"report.html": render_models(models, base=directory), "summary.md": render_summary(models)})
+    """Write the page, the summary and the test report of several runs into ``directory``; the page's path."""
+    texts = {
+        "report.html": render_models(models, base=directory),
+        "summary.md": render_summary(models),
+        "junit.xml": render_junit(models),
+    }
+    _write(directory, texts)
     return directory / "report.html"
 
 

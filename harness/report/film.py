@@ -109,12 +109,12 @@ def _unresumed(event: Event, *, end_ns: int) -> Freeze:
 
 
 def derive_films(events: Sequence[Event], *, freezes: Sequence[Freeze]) -> list[Film]:
-    """A film for every receiver that saved pictures or froze, viewers first."""
+    """A film for every receiver that saved pictures or froze, viewers first; the gateway looks at no picture."""
     pictures: dict[str, list[Picture]] = {}
     for event in events:
         if event.name == "picture:saved":
             pictures.setdefault(event.source, []).append(_picture(event))
-    roles = {*pictures, *(freeze.role for freeze in freezes)}
+    roles = {*pictures, *(freeze.role for freeze in freezes if freeze.role != "gateway")}
     return [_film(role, pictures.get(role, []), freezes) for role in sorted(roles, key=_role_order)]
 
 

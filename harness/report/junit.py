@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from harness.checks.verdict import Outcome, Verdict
@@ -12,8 +13,16 @@ from harness.report.model import Failure, RunModel
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render_junit(model: RunModel) -> str:
-    """The run as one test suite; *unknown* is an ``error``, as in pytest's exit code 2."""
+def render_junit(models: Sequence[RunModel]) -> str:
+    """Each run as one test suite; *unknown* is an ``error``, as in pytest's exit code 2."""
+    root = ET.Element("testsuites")
+    root.extend(_suite(model) for model in models)
+    ET.indent(root)
+    text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text.decode() + "\n"
+
+
+def _suite(model: RunModel) -> ET.Element:
     cases = [_case(model, verdict) for verdict in model.view.verdicts] or [_no_verdict(model)]
     suite = ET.Element("testsuite")
     attributes = {
@@ -28,11 +37,7 @@ def render_junit(model: RunModel) -> str:
         suite.set(key, _clean(value))
     suite.append(_properties(model))
     suite.extend(cases)
-    root = ET.Element("testsuites")
-    root.append(suite)
-    ET.indent(root)
-    text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
-    return text.decode() + "\n"
+    return suite
 
 
 def _properties(model: RunModel) -> ET.Element:

@@ -302,13 +302,20 @@ _STATES: Mapping[str, Callable[[str, Mapping[str, Any]], tuple[str, Tone | None,
 }
 
 
+def _is_broken(resumed: Event) -> bool:
+    """A picture after missing ones must be an IDR, and must decode wherever there is a decoder (a gateway has none)."""
+    data = resumed.data
+    broken_off = data["missing"] and not data["idr"]
+    return bool(broken_off or (resumed.source != "gateway" and not data["decoded"]))
+
+
 def _mark(event: Event, look: Look) -> Mark:
     tone, label = look.tone, look.label.format_map(event.data) if look.label else ""
     if event.name == "process:exited" and not event.data["expected"]:
         tone, label = "fail", f"{event.data['program']} exited"
     if event.name == "carrier:changed":
         tone, label = ("ok", "carrier up") if event.data["up"] else ("fail", "carrier down")
-    if event.name == "media:resumed" and not (event.data["idr"] and event.data["decoded"]):
+    if event.name == "media:resumed" and _is_broken(event):
         tone, label = "fail", f"{label}, no IDR" if not event.data["idr"] else f"{label}, not decoded"
     weight = 3 if tone == "fail" else look.weight
     return Mark(

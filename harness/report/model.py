@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.checks import overall
 from harness.checks.verdict import Outcome, Verdict
 from harness.history import windows
 from harness.history.events import Event
@@ -185,13 +186,8 @@ def build_model(view: RunView) -> RunModel:
 
 
 def outcome_of(view: RunView) -> Outcome:
-    """Fail if anything failed, unknown if anything is, or if there is nothing to go by; else pass."""
-    outcomes = {verdict.outcome for verdict in view.verdicts}
-    if Outcome.FAIL in outcomes and not view.cut:
-        return Outcome.FAIL
-    if Outcome.UNKNOWN in outcomes or not outcomes or view.cut:
-        return Outcome.UNKNOWN
-    return Outcome.PASS
+    """As the checks' own rule has it (:func:`harness.checks.overall`); a history that is cut short is unknown."""
+    return Outcome.UNKNOWN if view.cut else overall(view.verdicts)
 
 
 def worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:

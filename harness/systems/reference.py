@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.errors import HarnessError
 from harness.playbook.engine import Launch, Seat
 
 STREAM = "live/cam1"
@@ -62,6 +64,10 @@ class ReferenceSystem:
 
     def launch(self, seat: Seat) -> Launch:
         """The program's command line; options of the playbook replace those of the role."""
+        if importlib.util.find_spec("av") is None:
+            raise HarnessError(
+                f"the reference {self.role} needs PyAV, which is not installed", cure="pip install 'deadair[media]'"
+            )
         module = self.module or _MODULES[self.role]
         options = {**_OPTIONS[self.role](seat), **seat.options}
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]

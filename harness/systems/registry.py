@@ -7,11 +7,12 @@ playbook, and its claim, that must turn red) and ``main``. Its system is called 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 
 from harness.errors import DeadairError
 from harness.playbook.engine import System
@@ -34,12 +35,24 @@ class Defect:
 @cache
 def defects() -> tuple[Defect, ...]:
     """Every planted variant, by name of its system."""
-    found = []
-    for module in pkgutil.iter_modules(planted.__path__):
-        plant = importlib.import_module(f"{planted.__name__}.{module.name}")
-        name = f"reference-{module.name.replace('_', '-')}"
-        found.append(Defect(name, plant.ROLE, plant.DEFECT, plant.CAUGHT_BY, plant.CLAIM))
-    return tuple(found)
+    folder = Path(planted.__file__ or "").parent
+    return tuple(_defect(path) for path in sorted(folder.glob("[!_]*.py")))
+
+
+def _defect(path: Path) -> Defect:
+    said = _constants(path)
+    name = f"reference-{path.stem.replace('_', '-')}"
+    return Defect(name, said["ROLE"], said["DEFECT"], said["CAUGHT_BY"], said["CLAIM"])
+
+
+def _constants(path: Path) -> Mapping[str, str]:
+    """The module's texts by name: ``NAME = "…"`` at the top level."""
+    found: dict[str, str] = {}
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+            found |= dict.fromkeys(names, str(statement.value.value))
+    return found
 
 
 @cache
@@ -54,10 +67,20 @@ def systems() -> Mapping[tuple[str, str], System]:
     return known
 
 
+def names_by_role() -> Mapping[str, list[str]]:
+    """Role → names of the systems that can play it."""
+    by_role: dict[str, list[str]] = {}
+    for role, name in systems():
+        by_role.setdefault(role, []).append(name)
+    return by_role
+
+
 def system_for(role: str, name: str) -> System:
     """Raises :class:`DeadairError` naming those who can play the role."""
     found = systems().get((role, name))
     if found is None:
-        able = sorted(system for played, system in systems() if played == role)
-        raise DeadairError(f"no system {name!r} can play {role}; known: {', '.join(able) or 'none'}")
+        able = names_by_role().get(role, [])
+        close = get_close_matches(name, able, n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise DeadairError(f"no system {name!r} can play {role}{guess} (known: {', '.join(sorted(able)) or 'none'})")
     return found

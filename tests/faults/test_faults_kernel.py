@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.engines.netns import Lab
-from harness.engines.netns.probes import in_child, namespaces_as_root, user_namespace
+from harness.engines.netns.probes import denial
 from harness.faults import ChangeLink, NatStateLost, TcpReset
 from harness.network.presets import HOTSPOT
 
@@ -73,9 +73,8 @@ for _ in range(5):
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     """The hotspot, with a server at the gateway that is listening."""
-    as_root, rootless = in_child(namespaces_as_root), in_child(user_namespace)
-    if not as_root.ok and not rootless.ok:
-        pytest.skip(f"no namespaces: {rootless.detail}")
+    if denial(rootless=True) and denial(rootless=False):
+        pytest.skip(f"no namespaces: {denial(rootless=True)}")
 
     def ignore(t_ns: int, node: str, source: str, name: str, data: Mapping[str, Any]) -> None:
         """Events are told to the fabric's own tests."""

@@ -10,16 +10,15 @@ import pytest
 from netns_support import Events, MakeLab, ideal
 
 from harness.engines.netns import Lab
-from harness.engines.netns.probes import in_child, namespaces_as_root, user_namespace
+from harness.engines.netns.probes import denial
 from harness.network.topology import Topology
 
 
 @pytest.fixture(scope="session")
 def namespaces() -> None:
     """Skips where labs cannot be made."""
-    as_root, rootless = in_child(namespaces_as_root), in_child(user_namespace)
-    if not as_root.ok and not rootless.ok:
-        pytest.skip(f"no namespaces: {rootless.detail}")
+    if denial(rootless=True) and denial(rootless=False):
+        pytest.skip(f"no namespaces: {denial(rootless=True)}")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from netns_support import WITHIN_S, Events, MakeLab, ideal
 from harness.capture.spool import FILE_NAME, read_packets
 from harness.engines.netns import Lab, leftovers
 from harness.engines.netns.forgeclient import Forge, shared_forge
-from harness.engines.netns.probes import in_child, namespaces_as_root, user_namespace
+from harness.engines.netns.probes import denial
 from harness.engines.netns.process import NodeProcess
 from harness.errors import HarnessError
 from harness.history.events import EVENTS
@@ -58,11 +58,6 @@ sys.exit(asyncio.run(program.run(control_fd=options.control_fd, detail='test', s
 """
 
 
-def _denied(rootless: bool) -> str:
-    answer = in_child(user_namespace if rootless else namespaces_as_root)
-    return "" if answer.ok else answer.detail
-
-
 async def _run(lab: Lab, node: str, code: str, *arguments: str, source: str = "") -> NodeProcess:
     argv = [sys.executable, "-c", code, *arguments]
     return await lab.start(node, source=source or node, program="python", argv=argv, harnessed=False)
@@ -87,7 +82,7 @@ async def _logged(path: Path, text: str) -> None:
 async def test_tcp_crosses_the_network_by_name_with_cubic_pinned_on_both_ends(
     make_lab: MakeLab, tmp_path: Path, rootless: bool
 ) -> None:
-    if reason := _denied(rootless):
+    if reason := denial(rootless):
         pytest.skip(reason)
     lab = await make_lab(rootless=rootless)
     assert lab.facts["rootless"] is rootless
@@ -296,7 +291,7 @@ async def test_an_unprivileged_user_gets_a_lab(tmp_path: Path, namespaces: None,
     python, setpriv = "/usr/bin/python3", shutil.which("setpriv")
     if os.geteuid() != 0 or setpriv is None or shutil.which(python) is None:
         pytest.skip("needs root, setpriv and /usr/bin/python3 to become nobody")
-    if _denied(rootless=True):
+    if denial(rootless=True):
         pytest.skip("user namespaces are denied")
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)

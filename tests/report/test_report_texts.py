@@ -111,7 +111,7 @@ def test_markdown_in_what_was_observed_stays_text() -> None:
 
 
 def test_junit_has_a_case_for_each_verdict_and_the_sentence_as_the_failures_message(models: list[RunModel]) -> None:
-    suite = ET.fromstring(render_junit(models[1]).encode()).find("testsuite")
+    suite = ET.fromstring(render_junit([models[1]]).encode()).find("testsuite")
     assert suite is not None
     assert [suite.get(key) for key in ("tests", "failures", "errors", "skipped")] == ["6", "1", "1", "0"]
     properties = {item.get("name"): item.get("value") for item in suite.iter("property")}
@@ -126,13 +126,13 @@ def test_junit_has_a_case_for_each_verdict_and_the_sentence_as_the_failures_mess
 
 
 def test_a_run_without_verdicts_is_an_error_in_junit_and_not_an_empty_success() -> None:
-    suite = ET.fromstring(render_junit(build_model(RunView(events=[], verdicts=[]))).encode()).find("testsuite")
+    suite = ET.fromstring(render_junit([build_model(RunView(events=[], verdicts=[]))]).encode()).find("testsuite")
     assert suite is not None
     assert [suite.get(key) for key in ("tests", "errors")] == ["1", "1"]
 
 
 def test_junit_stays_xml_whatever_was_observed() -> None:
-    text = render_junit(failing(observed="\x00\x1b\ud800<&]]>\uffff", claim='"<failure>"'))
+    text = render_junit([failing(observed="\x00\x1b\ud800<&]]>\uffff", claim='"<failure>"')])
     (failure,) = ET.fromstring(text.encode()).iter("failure")
     assert "\ufffd\ufffd\ufffd<&]]>\ufffd" in (failure.get("message") or "")
 

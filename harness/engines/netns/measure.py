@@ -24,6 +24,8 @@ from harness.network.topology import Topology
 
 MOST_LOST = 0.001
 _PORT = 7000
+_WINDOW_EVERY_NS = 60_370_000
+_WINDOW_NS = 30_190_000
 _PROBE = [sys.executable, "-m", "harness.engines.netns.probe"]
 _TREE = str(Path(__file__).resolve().parents[3])
 
@@ -164,10 +166,12 @@ async def fault_effect_ms(count: int = 25, *, rootless: bool | None = None) -> S
     async with _lab(measuring_topology(), rootless=rootless) as (lab, told):
         receiver = await _start(lab, "gateway", ["receive", str(_PORT)])
         await told.wait("gateway", "probe:ready")
-        seconds = str(1.0 + count * 0.06)
+        seconds = str(1.0 + count * _WINDOW_EVERY_NS / 1e9)
         sender = await _start(lab, "phone", ["send", "gateway.test", str(_PORT), "--seconds", seconds])
         first = lab.now_ns() + 500_000_000
-        windows = [(first + number * 60_000_000, first + number * 60_000_000 + 30_000_000) for number in range(count)]
+        # neither is a multiple of the probe's 1 ms, so that the edges meet every phase of it
+        begins = [first + number * _WINDOW_EVERY_NS for number in range(count)]
+        windows = [(begin, begin + _WINDOW_NS) for begin in begins]
         for number, (enter, leave) in enumerate(windows):
             await lab.schedule(f"measure-{number}", BlackHole(link="backhaul"), enter_ns=enter, leave_ns=leave)
         await sender.exited.wait()

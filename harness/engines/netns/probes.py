@@ -1,6 +1,8 @@
 """The single capabilities of a machine that a lab needs, each tried for real in a forked child that then ends.
 
-A probe returns a sentence about what it saw, or raises :class:`OSError`. Used by ``deadair doctor``.
+A probe returns a sentence about what it saw, or raises :class:`OSError`. Used by ``deadair doctor``. Forking is for
+processes with one thread: in a child of any other, a lock that another thread held stays locked for ever. Whoever may
+have more (codecs start some) asks with :func:`denial`, which starts an interpreter of its own.
 """
 
 from __future__ import annotations
@@ -8,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NoReturn
 
 from harness.engines.netns import netlink, syscalls
@@ -33,22 +39,33 @@ class Probe:
     detail: str
 
 
+@cache
+def denial(rootless: bool) -> str:
+    """Why namespaces cannot be made in this way; empty where they can."""
+    command = [sys.executable, "-m", "harness.engines.netns.probes", *(["rootless"] if rootless else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * _WITHIN_S, check=False)
+    return "" if done.returncode == 0 else done.stdout.strip() or done.stderr.strip() or "the probe told nothing"
+
+
 def in_child(probe: Callable[[], str]) -> Probe:
-    """Run ``probe`` in a forked child, which SIGALRM ends should the kernel keep it."""
+    """Run ``probe`` in a forked child, which is killed when it gives no answer in time, and with this process."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         _answer(probe, writer)
     os.close(writer)
     with open(reader, "rb") as file:
-        data = file.read()
+        ready, _, _ = select.select([file], [], [], _WITHIN_S)
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+        data = file.read() if ready else b""
     os.waitpid(pid, 0)
     return pickle.loads(data) if data else Probe(False, f"no answer within {_WITHIN_S} s")
 
 
 def _answer(probe: Callable[[], str], writer: int) -> NoReturn:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_WITHIN_S)
+    # of a PID 1 that hangs the kernel keeps away every signal but this one from outside
+    syscalls.die_with_parent(signal.SIGKILL)
     try:
         answer = Probe(True, probe())
     except (OSError, ImportError, RuntimeError) as error:
@@ -198,3 +215,9 @@ def codecs() -> str:
     for name in ("libx264", "aac"):
         av.codec.Codec(name, "w")
     return f"{av.__version__} with libx264 and AAC"
+
+
+if __name__ == "__main__":
+    found = in_child(user_namespace if "rootless" in sys.argv else namespaces_as_root)
+    print(found.detail)
+    sys.exit(0 if found.ok else 1)
