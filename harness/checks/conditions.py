@@ -22,7 +22,7 @@ def script_ran(history: History, limits: ScriptRan) -> Verdict:
     if ended is None:
         return limits.unknown("the history has no run:ended")
     steps = history.named("step:begun")
-    return limits.passed(f"{len(steps)} steps done", evidence=[*steps[-1:], ended])
+    return limits.passed(f"{len(steps)} step{'' if len(steps) == 1 else 's'} done", evidence=[*steps[-1:], ended])
 
 
 def _spoilt(event: Event) -> str:

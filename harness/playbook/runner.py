@@ -97,6 +97,7 @@ class _Run:
         self._strangers: set[str] = set()
         self._over = False
         self._closed = False
+        self._gave_up = False
         self.zero_ns = time.monotonic_ns()
         self._journal = Journal(run_dir / HISTORY_FILE, zero_ns=self.zero_ns)
 
@@ -111,7 +112,7 @@ class _Run:
                 async with AsyncExitStack() as stack:
                     await self._inside(stack, capture=capture, ask=ask)
             except asyncio.CancelledError:
-                if self._journal.failure is not None:
+                if self._gave_up:
                     run.uncancel()
                     return str(self._journal.failure)
                 self._tell("run:interrupted", {"by": "Ctrl-C"})
@@ -238,6 +239,7 @@ class _Run:
                 self._journal.advance(now=time.monotonic_ns())
             if self._journal.failure is not None:
                 if not self._over:
+                    self._gave_up = True
                     run.cancel()
                 return
 

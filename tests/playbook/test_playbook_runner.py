@@ -142,6 +142,19 @@ steps:
     assert outcome.history.complete
 
 
+async def test_two_steps_that_fail_at_once_are_told_as_the_first(tmp_path: Path) -> None:
+    steps = "steps:\n" + "  - {at: 2 ms, control: {role: gateway, verb: refresh}}\n" * 2
+    outcome = await bed(tmp_path, moods(gateway="deaf") + steps + EXPECT).run()
+    assert outcome.error == "gateway did not answer refresh" and outcome.outcome is Outcome.UNKNOWN
+
+
+async def test_a_fault_without_an_end_of_its_own_is_healed_when_the_script_is_over(tmp_path: Path) -> None:
+    steps = "steps:\n  - {at: 2 ms, black_hole: {link: backhaul}}\n  - {at: 8 ms, kill: viewer}\n"
+    history = (await bed(tmp_path, steps + EXPECT).run()).history
+    names = [event.name for event in history.events if event.name in ("fault:left", "step:begun", "script:ended")]
+    assert names == ["step:begun", "step:begun", "fault:left", "fault:left", "script:ended"]
+
+
 async def test_the_second_error_does_not_mask_the_first(tmp_path: Path) -> None:
     this = bed(tmp_path, moods(publisher="fragile", gateway="stubborn") + HOLE + EXPECT)
     outcome = await this.run()
