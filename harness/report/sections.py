@@ -58,8 +58,10 @@ def _head(model: RunModel) -> Markup:
     facts += [f"seed {model.seed}" if model.seed is not None else "", f"took {format_duration(model.took_ns)}"]
     if model.script_ns is not None:
         facts.append(f"times count from the script's start, {format_duration(model.script_ns)} after the run's zero")
+    name, why = (str(model.view.provenance.get(key) or "") for key in ("name", "why"))
     return join(
         el("div", el("h2", model.title), chip(model.outcome), class_="runhead"),
+        el("p", el("strong", name), f" {why}" if why else "") if name else None,
         el("p", " · ".join(fact for fact in facts if fact), class_="meta"),
         el("p", f"History: {model.view.cut}", class_="meta unknown") if model.view.cut else None,
     )

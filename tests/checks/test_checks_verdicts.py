@@ -131,7 +131,7 @@ def crash() -> Story:
 
 CASES = [
     # --- every run
-    Case(PASS, "script_ran", "every step was done", drop(), "1 steps done"),
+    Case(PASS, "script_ran", "every step was done", drop(), "1 step done"),
     Case(UNKNOWN, "script_ran", "a step failed", drop().tell(6, "runner", "step:failed", step=1, error="no such link"),
          "no such link"),
     Case(UNKNOWN, "script_ran", "somebody pressed Ctrl-C", drop().tell(6, "runner", "run:interrupted", by="SIGINT"),
