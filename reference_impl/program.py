@@ -16,11 +16,24 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reference_impl.telemetry import Telemetry, TelemetryWriter
 
 Verb = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+Value = TypeVar("Value")
+
+
+def explained(parse: Callable[[str], Value]) -> Callable[[str], Value]:
+    """``parse`` as the type of an option: argparse shows the text of its own error only, of a ValueError nothing."""
+
+    def parse_or_explain(text: str) -> Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_or_explain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

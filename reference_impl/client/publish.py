@@ -22,7 +22,7 @@ from reference_impl.durations import parse_duration
 from reference_impl.machines.reconnect import ReconnectSettings
 from reference_impl.media.encoder import SourceSettings
 from reference_impl.media.errors import MediaError
-from reference_impl.program import Program, add_arguments, open_telemetry
+from reference_impl.program import Program, add_arguments, explained, open_telemetry
 from reference_impl.rtmp.tcp_state import TcpOptions
 from reference_impl.rtmp.url import RtmpUrl
 from reference_impl.telemetry import Telemetry
@@ -45,18 +45,6 @@ def _quantity(units: Mapping[str, int], example: str) -> Callable[[str], int]:
     return parse
 
 
-def _explained(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """argparse shows the text of its own error only; of a ValueError it shows nothing."""
-
-    def parse_or_explain(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse_or_explain
-
-
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None:
@@ -74,7 +62,7 @@ def _file(text: str) -> Path:
 def parser() -> argparse.ArgumentParser:
     """The program's options."""
     options = argparse.ArgumentParser(prog="publish", description="Publish a live stream over RTMP and keep it alive.")
-    duration, url = _explained(parse_duration), _explained(RtmpUrl.parse)
+    duration, url = explained(parse_duration), explained(RtmpUrl.parse)
     options.add_argument("--url", type=url, required=True, help="rtmp://host[:port]/app/stream?key=…")
     options.add_argument("--duration", type=duration, metavar="TIME", help="stop after this time (default: never)")
     options.add_argument("--seed", type=int, default=0, help="for the jitter of the back-off (default %(default)s)")

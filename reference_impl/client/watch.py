@@ -22,7 +22,7 @@ from reference_impl.durations import parse_duration
 from reference_impl.machines.backoff import Backoff
 from reference_impl.media.live_watch import decoding_watcher
 from reference_impl.media.watcher import MediaWatcher, WatcherSettings
-from reference_impl.program import Program, add_arguments, open_telemetry
+from reference_impl.program import Program, add_arguments, explained, open_telemetry
 from reference_impl.rtmp.endpoint import PlayConnection, PlayListener
 from reference_impl.rtmp.url import RtmpUrl
 from reference_impl.telemetry import Telemetry
@@ -48,22 +48,10 @@ class WatchParts:
     player: Callable[..., Player] = Player
 
 
-def _explained(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """argparse shows the text of its own error only; of a ValueError it shows nothing."""
-
-    def parse_or_explain(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse_or_explain
-
-
 def parser() -> argparse.ArgumentParser:
     """The program's options."""
     options = argparse.ArgumentParser(prog="watch", description="Play a stream over RTMP and tell what is seen.")
-    duration, url = _explained(parse_duration), _explained(RtmpUrl.parse)
+    duration, url = explained(parse_duration), explained(RtmpUrl.parse)
     add = options.add_argument
     add("--url", type=url, required=True, help="rtmp://host[:port]/app/stream")
     add("--pictures", type=Path, metavar="DIR", help="save pictures here: the first, the last before a freeze, …")

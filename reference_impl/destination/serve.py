@@ -20,7 +20,7 @@ from reference_impl.destination.platform import BadKey, Platform, PlatformSettin
 from reference_impl.durations import parse_duration
 from reference_impl.media.live_watch import decoding_watcher
 from reference_impl.media.watcher import MediaWatcher, WatcherSettings
-from reference_impl.program import Program, add_arguments, open_telemetry
+from reference_impl.program import Program, add_arguments, explained, open_telemetry
 from reference_impl.rtmp.endpoint import ServerConnection, ServerListener
 from reference_impl.telemetry import Telemetry
 
@@ -39,12 +39,7 @@ class DestinationParts:
     platform: Callable[..., Platform] = Platform
 
 
-def _duration(text: str) -> float:
-    """argparse shows the text of its own error only; of a ValueError it shows nothing."""
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+_duration = explained(parse_duration)
 
 
 def _address(text: str) -> tuple[str | None, int]:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reference_impl import program
 from reference_impl.durations import parse_duration
@@ -86,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--egress",
         action="append",
         default=[],
-        type=_checked(Output.parse),
+        type=program.explained(Output.parse),
         metavar="[APP/NAME=]URL[#source_lost=stop|hold]",
         help="push the stream (every stream) to this RTMP URL while it is live; repeat",
     )
@@ -145,15 +144,9 @@ def _stream(text: str) -> tuple[str, str]:
 
 def _duration(parser: argparse.ArgumentParser, option: str, default: float, text: str) -> None:
     parser.add_argument(
-        option, type=_checked(parse_duration), default=default, metavar="TIME", help=f"{text} (default {default:g}s)"
+        option,
+        type=program.explained(parse_duration),
+        default=default,
+        metavar="TIME",
+        help=f"{text} (default {default:g}s)",
     )
-
-
-def _checked(parse: Any) -> Any:
-    def read(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
