@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _SAMPLE_EVERY = 0.25
 _FLUSH_EVERY = 0.02
-_GOODBYE_WITHIN = 1.0
+_GOODBYE_WITHIN = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,14 +297,16 @@ class Publisher:
 
     async def _lines_gone(self) -> None:
         """Wait for the goodbyes; what has not gone by then is cut off."""
-        if self._lines:
-            self._all_lines_gone.clear()
-            try:
-                await asyncio.wait_for(self._all_lines_gone.wait(), _GOODBYE_WITHIN)
-            except TimeoutError:
-                log.info("no answer to the goodbye within %g s", _GOODBYE_WITHIN)
-        for line in list(self._lines.values()):
-            line.connection.transport.abort()
+        if not self._lines:
+            return
+        self._all_lines_gone.clear()
+        try:
+            await asyncio.wait_for(self._all_lines_gone.wait(), _GOODBYE_WITHIN)
+        except TimeoutError:
+            log.info("no answer to the goodbye within %g s", _GOODBYE_WITHIN)
+            for line in list(self._lines.values()):
+                line.connection.transport.abort()
+            await self._all_lines_gone.wait()  # an aborted transport is lost in the loop's next round
 
     # --- time --------------------------------------------------------------------------------------------------
 
