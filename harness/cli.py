@@ -7,6 +7,7 @@ import difflib
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("deadair: interrupted; nothing was left behind", file=sys.stderr)
         return UNUSABLE
+
+
+def _as_ctrl_c(_number: int, _frame: object) -> None:
+    """Whoever handles Ctrl-C at this moment (asyncio, pytest) takes everything down in order."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,11 +133,19 @@ def find_playbooks(names: Sequence[str]) -> list[Path]:
         folder = name.rstrip("/")
         chosen = [known[handle] for handle in known if handle == name or not name or handle.startswith(f"{folder}/")]
         if not chosen:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {close[0]!r}?" if close else "see `deadair list`"
-            raise DeadairError(f"no playbook is called {name!r}; {hint}")
+            raise DeadairError(f"no playbook is called {name!r}; {_hint(name, list(known))}")
         found += chosen
     return list(dict.fromkeys(found))
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """What was probably meant, else what is in the folder that was named, else where to look."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    folder = name.partition("/")[0]
+    beside = [handle for handle in known if handle.startswith(f"{folder}/")]
+    return f"in {folder} there is {', '.join(beside)}" if beside else "see `deadair list`"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -161,7 +175,13 @@ def run_pytest(arguments: Sequence[str], reporter: Any) -> int:
         "--rootdir",
         str(Path.cwd()),
     ]
-    code = int(pytest.main([*fixed, *arguments], plugins=[reporter]))
+    before = signal.signal(signal.SIGTERM, _as_ctrl_c)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background job; SIGTERM goes this way too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code = int(pytest.main([*fixed, *arguments], plugins=[reporter]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return int(reporter.exit_code(code))
 
 

@@ -67,11 +67,6 @@ def _examine_here() -> list[Finding]:
     return [_python(), way, *_lab(rootless=_rootless_works(way)), *_host(), *_media(), *_peers()]
 
 
-def can_make_labs(findings: Sequence[Finding]) -> bool:
-    """Whether nothing that a netns lab needs has failed."""
-    return all(finding.state != "fail" for finding in findings if finding.name in _NEEDED)
-
-
 def exit_status(findings: Sequence[Finding]) -> int:
     """0 when nothing failed (warnings do not count), 2 otherwise: the harness cannot run fully here."""
     return 2 if any(finding.state == "fail" for finding in findings) else 0
@@ -176,7 +171,6 @@ _LAB_PROBES: tuple[tuple[str, Callable[[], str], State, str], ...] = (
     ),
     ("scheduling", probes.scheduling, "warn", "run as root, or: docker run --cap-add SYS_NICE --ulimit rtprio=99"),
 )
-_NEEDED = {"python", "namespaces", *(name for name, _, state, _ in _LAB_PROBES if state == "fail")}
 
 
 def _lab(*, rootless: bool) -> list[Finding]:

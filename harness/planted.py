@@ -60,7 +60,9 @@ def _chosen(names: Sequence[str]) -> list[Defect]:
 def _try(defect: Defect, directory: Path) -> Trial:
     out = directory / defect.system
     command = [sys.executable, "-m", "harness.cli", "run", defect.caught_by, "--json", "--no-packets"]
-    command += ["--system", f"{defect.role}={defect.system}", "--out", str(out)]
+    command += ["--out", str(out)]
+    for role, system in defect.cast.items():
+        command += ["--system", f"{role}={system}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN_S, check=False)
     except subprocess.TimeoutExpired:
@@ -78,7 +80,8 @@ def _shown(trial: Trial) -> Trial:
     defect = trial.defect
     word = "caught" if trial.caught else "UNKNOWN" if trial.problem else "SLIPPED THROUGH"
     print(f"{word:<16}{defect.system:<30}{defect.caught_by}", flush=True)
-    print(f"{'':<16}{defect.role} {defect.sentence}", flush=True)
+    partners = "".join(f" (with {role}={system})" for role, system in defect.partners.items())
+    print(f"{'':<16}{defect.role} {defect.sentence}{partners}", flush=True)
     red = ", ".join(trial.red) or "nothing"
     answer = trial.problem or f"must turn red: {defect.claim}; red: {red}"
     print(f"{'':<16}{answer}", flush=True)

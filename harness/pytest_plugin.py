@@ -66,7 +66,7 @@ class PlaybookFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         from harness.playbook.loader import load_playbook
-        from harness.runs import cast_of, engine_named
+        from harness.runs import cast_of, engine_named, need_codecs
 
         playbook = load_playbook(self.path)
         if playbook.soak and not self.config.getoption("soak") and not _named_outright(self.config, self.path):
@@ -74,7 +74,7 @@ class PlaybookFile(pytest.File):
         options = options_of(self.config)
         # what cannot run is told before anything runs
         engine_named(options.engine)
-        cast_of(playbook, options)
+        need_codecs(cast_of(playbook, options))
         for number in range(self.config.getoption("repeat")):
             seed = options.seed + number
             name = playbook.handle if number == 0 else f"{playbook.handle}[seed {seed}]"
@@ -109,6 +109,7 @@ class PlaybookItem(pytest.Item):
         run_dir = (out_dir(self.config) / self.name.replace("[seed ", "-seed").rstrip("]")).resolve()
         options = replace(options_of(self.config), seed=self.seed)
         self.user_properties.append((_RUN, str(run_dir)))
+        self.config.stash[_RUN_DIRS][str(run_dir)] = None  # an interrupted run is reported too, and has no test report
         self.model = execute(self.playbook, options, run_dir=run_dir, progress=_progress(self.config))
         self.config.stash[_MODELS][str(run_dir)] = self.model
         if self.model.outcome is Outcome.UNKNOWN:
@@ -182,6 +183,11 @@ def out_dir(config: pytest.Config) -> Path:
         given = getattr(config, "workerinput", {}).get(_RUN)
         config.stash[_OUT] = Path(given) if given else new_invocation(config.getoption("out"))
     return config.stash[_OUT]
+
+
+def written_to(config: pytest.Config) -> Path | None:
+    """The directory of this invocation; None while nothing has been written."""
+    return config.stash.get(_OUT, None)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.checks import Outcome
-from harness.pytest_plugin import REPORTER, models_of, out_dir, run_dir_of
+from harness.pytest_plugin import REPORTER, models_of, out_dir, run_dir_of, written_to
 from harness.report.model import RunModel
 from harness.report.terminal import render, wants_colour
 
@@ -26,6 +26,7 @@ class Reporter:
         """(run directory, what pytest says) of items that failed; those with a verdict are in the table."""
         self._models: list[RunModel] = []
         self._report = ""
+        self._interrupted = False
 
     def progress(self, line: str) -> None:
         """One line of what happens now."""
@@ -52,7 +53,7 @@ class Reporter:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         if excinfo.type is KeyboardInterrupt:  # pytest also stops in this way where playbooks are wrong
-            self._errors.append("deadair: interrupted; nothing was left behind")
+            self._interrupted = True
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -65,6 +66,10 @@ class Reporter:
             )
         if self._models:
             self._report = str(out_dir(session.config) / "report.html")
+        if self._interrupted:
+            place = self._report or written_to(session.config)
+            there = f"; what there is stands in {place}" if place else ""
+            self._errors.append(f"deadair: interrupted; nothing was left behind{there}")
 
     def pytest_unconfigure(self) -> None:
         self._show()

@@ -7,10 +7,12 @@ The files are explained in ``reports/README.md``. All but ``events.jsonl`` and `
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ from typing import Any
 
 from harness.capture.merge import write_capture
 from harness.capture.spool import FILE_NAME as SPOOL_FILE
-from harness.checks import evaluate
+from harness.checks import Outcome, evaluate
 from harness.engines.netns.engine import NetnsEngine
 from harness.errors import DeadairError, HarnessError, PlaybookError, Problem
 from harness.history.query import History
@@ -36,9 +38,12 @@ from harness.playbook.runner import HISTORY_FILE, Progress, RunOutcome, perform
 from harness.playbook.script import AskPerson
 from harness.report.files import write_run
 from harness.report.model import RunModel, RunView
+from harness.systems.reference import ReferenceSystem
 from harness.systems.registry import system_for
 
 PROVENANCE_FILE = "run.json"
+PLAYBOOK_FILE = "playbook.yaml"
+"""The run's own copy: it is judged by what was claimed at the time, wherever it is moved."""
 REPORTS = Path("reports")
 _PACKAGES = ("deadair", "av", "pyroute2", "pytest")
 
@@ -70,6 +75,12 @@ def cast_of(playbook: Playbook, options: RunOptions) -> Mapping[str, System]:
     return {role: _played_by(playbook, role, options.systems.get(role)) for role in playbook.cast}
 
 
+def need_codecs(cast: Mapping[str, System]) -> None:
+    """Raises :class:`DeadairError` where a program of the reference would end at once for lack of PyAV."""
+    if importlib.util.find_spec("av") is None and any(isinstance(system, ReferenceSystem) for system in cast.values()):
+        raise DeadairError("the reference programs need PyAV; install the extra: pip install 'deadair[media]'")
+
+
 def _played_by(playbook: Playbook, role: str, instead: str | None) -> System:
     choice = playbook.cast[role]
     try:
@@ -87,10 +98,13 @@ def execute(
     engine, cast = engine_named(options.engine), cast_of(playbook, options)
     _make(run_dir)
     run_dir = run_dir.resolve()
-    started = time.time_ns() - time.monotonic_ns()
-    before = os.times()
-    outcome = asyncio.run(
-        perform(
+    with _writing(run_dir):
+        shutil.copyfile(playbook.path, run_dir / PLAYBOOK_FILE)
+    record = _Record(playbook, options, run_dir)
+
+    async def run() -> RunOutcome:
+        record.start()
+        return await perform(
             playbook,
             engine=engine,
             cast=cast,
@@ -100,25 +114,66 @@ def execute(
             progress=progress,
             ask=ask,
         )
-    )
-    after = os.times()
-    wall_zero = started + outcome.zero_ns
-    provenance = _provenance(playbook, options, outcome, wall_zero_ns=wall_zero)
-    provenance["cpu_of_harness_s"] = round(after.user + after.system - before.user - before.system, 2)
-    with _writing(run_dir):
-        (run_dir / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-        if options.capture:
-            _write_capture(outcome, wall_zero_ns=wall_zero)
-    return write_run(_view(outcome.history, playbook, provenance, run_dir))
+
+    try:
+        outcome = asyncio.run(run())
+    except BaseException as ended:
+        why = "the run was interrupted" if isinstance(ended, KeyboardInterrupt) else f"the run broke off: {ended!r}"
+        with suppress(DeadairError, OSError):  # what ended the run is the one to tell
+            record.save(History.load(run_dir / HISTORY_FILE), Outcome.UNKNOWN, error=why)
+        raise
+    record.zero_ns = outcome.zero_ns
+    return record.save(outcome.history, outcome.outcome, error=outcome.error)
+
+
+class _Record:
+    """What is written about a run when it is over, however that came."""
+
+    def __init__(self, playbook: Playbook, options: RunOptions, run_dir: Path) -> None:
+        self.zero_ns = time.monotonic_ns()
+        """The run's zero on CLOCK_MONOTONIC, to a millisecond until the run itself tells it."""
+        self._playbook = playbook
+        self._options = options
+        self._run_dir = run_dir
+        self._wall_minus_monotonic = time.time_ns() - self.zero_ns
+        self._before = os.times()
+
+    def start(self) -> None:
+        """The run begins now."""
+        self.zero_ns = time.monotonic_ns()
+
+    def save(self, history: History, outcome: Outcome, *, error: str) -> RunModel:
+        """Every file of the run; no spool stays behind, whatever cannot be written."""
+        after, wall_zero = os.times(), self._wall_minus_monotonic + self.zero_ns
+        provenance = _provenance(self._playbook, self._options, history, wall_zero_ns=wall_zero, error=error)
+        spent = after.user + after.system - self._before.user - self._before.system
+        provenance["cpu_of_harness_s"] = round(spent, 2)
+        spool = self._run_dir / SPOOL_FILE
+        try:
+            with _writing(self._run_dir):
+                text = json.dumps(provenance, indent=2) + "\n"
+                (self._run_dir / PROVENANCE_FILE).write_text(text, encoding="utf-8")
+                if spool.exists():
+                    write_capture(
+                        spool,
+                        history.events,
+                        self._run_dir / "capture.pcapng",
+                        zero_monotonic_ns=self.zero_ns,
+                        zero_wall_ns=wall_zero,
+                        comment=outcome.value,
+                    )
+        finally:
+            spool.unlink(missing_ok=True)
+        return write_run(_view(history, self._playbook, provenance, self._run_dir))
 
 
 def model_of(run_dir: Path) -> RunModel:
-    """Judge an earlier run again, from its history and its playbook."""
+    """Judge an earlier run again, wherever it lies now, from its history and its own copy of the playbook."""
     try:
         provenance = json.loads((run_dir / PROVENANCE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HarnessError(f"{run_dir} is not a run: {error}", cure="name a directory under reports/") from error
-    playbook = load_playbook(Path(provenance["path"]))
+    playbook = load_playbook(run_dir / provenance["path"])
     return write_run(_view(History.load(run_dir / HISTORY_FILE), playbook, provenance, run_dir))
 
 
@@ -147,12 +202,28 @@ def _made_anew(stamp: str) -> Path:
 
 
 def replay_line(playbook: Playbook, options: RunOptions) -> str:
-    """The command that repeats a run."""
+    """The command that repeats a run, as it can be typed here and now."""
     inside = playbook.path.resolve().is_relative_to(SCENARIOS)
-    words = ["deadair", "run", playbook.handle if inside else str(playbook.path), "--seed", str(options.seed)]
+    words = [*_ourselves(), "run", playbook.handle if inside else _from_here(playbook.path)]
+    words += ["--seed", str(options.seed)]
     words += ["--engine", options.engine] if options.engine != "netns" else []
     words += [word for role, system in sorted(options.systems.items()) for word in ("--system", f"{role}={system}")]
+    words += [] if options.capture else ["--no-packets"]
     return shlex.join(words)
+
+
+def _ourselves() -> list[str]:
+    """``deadair``, or what to write where it is not on the PATH."""
+    if shutil.which("deadair") is not None:
+        return ["deadair"]
+    script = Path(sys.executable).with_name("deadair")
+    return [_from_here(script)] if script.exists() else [_from_here(Path(sys.executable)), "-m", "harness.cli"]
+
+
+def _from_here(path: Path) -> str:
+    """Relative where it lies below the working directory; symbolic links stay (a venv's python is one)."""
+    absolute = Path.cwd() / path
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def _point_latest(directory: Path) -> None:
@@ -184,32 +255,19 @@ def _view(history: History, playbook: Playbook, provenance: Mapping[str, Any], r
     return RunView.of(history, verdicts, provenance=provenance, run_dir=run_dir)
 
 
-def _write_capture(outcome: RunOutcome, *, wall_zero_ns: int) -> None:
-    spool = outcome.run_dir / SPOOL_FILE
-    if not spool.exists():
-        return
-    write_capture(
-        spool,
-        outcome.history.events,
-        outcome.run_dir / "capture.pcapng",
-        zero_monotonic_ns=outcome.zero_ns,
-        zero_wall_ns=wall_zero_ns,
-        comment=outcome.outcome.value,
-    )
-    spool.unlink()
-
-
-def _provenance(playbook: Playbook, options: RunOptions, outcome: RunOutcome, *, wall_zero_ns: int) -> dict[str, Any]:
-    ready = outcome.history.first("lab:ready")
+def _provenance(
+    playbook: Playbook, options: RunOptions, history: History, *, wall_zero_ns: int, error: str
+) -> dict[str, Any]:
+    ready = history.first("lab:ready")
     return {
         "playbook": playbook.handle,
-        "path": str(playbook.path),
+        "path": PLAYBOOK_FILE,
         "name": playbook.name,
         "why": playbook.why,
         "engine": options.engine,
         "seed": options.seed,
         "replay": replay_line(playbook, options),
-        "error": outcome.error,
+        "error": error,
         "command": shlex.join(sys.argv),
         "started": datetime.fromtimestamp(wall_zero_ns / 1e9, UTC).isoformat(),
         "wall_clock_at_zero_ns": wall_zero_ns,

@@ -33,6 +33,7 @@ ROOMS: Mapping[str, list[str]] = {
     "harness.engines.netns": [
         "harness.network", "harness.faults", "harness.history", "harness.capture.spool", "harness.units",
         "harness.errors",
+        _TELEMETRY,
     ],
     "harness.checks": ["harness.history", "harness.units"],
     "harness.playbook": [

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.capture.fates import one_row_each
 from harness.capture.pcapng import CaptureWriter
 from harness.capture.spool import SpooledPacket, read_packets
 from harness.history.events import Event
@@ -46,7 +47,7 @@ def write_capture(
     own comment: verdict, seed, replay line. Raises :class:`harness.errors.HarnessError` where ``out`` cannot be written
     and OSError where the spool cannot be read.
     """
-    packets = _in_order(read_packets(spool))
+    packets = one_row_each(_in_order(read_packets(spool)))
     rows = sorted((event for event in events if event.name not in _NOT_ROWS), key=lambda event: event.t_ns)
     with CaptureWriter(out, zero_ns=zero_wall_ns, comment=comment, max_bytes=max_bytes) as writer:
         _write_merged(writer, packets, rows, zero_monotonic_ns)

@@ -1,10 +1,10 @@
 """Writes and reads pcapng: every packet with its fate as a comment, every event as a row of its own.
 
 Format: draft-ietf-opsawg-pcapng, little-endian, one section. Packets are raw IP (LINKTYPE_RAW, 101) on an interface
-named after where they were seen. Events are on the interface ``harness-events`` with link type *Wireshark upper PDU*
-(252), whose header of tags names the dissector: ``syslog``, because it is the one that puts the text into the Info
-column (measured with tshark 4.0: ``json`` shows "JavaScript Object Notation" there), so that an unmodified Wireshark
-shows them readably between the packets. The whole event is the row's comment, as JSON. Filters: ``syslog``,
+named after the port where they were sent. Events are on the interface ``harness-events`` with link type *Wireshark
+upper PDU* (252), whose header of tags names the dissector: ``syslog``, because it is the one that puts the text into
+the Info column (measured with tshark 4.0: ``json`` shows "JavaScript Object Notation" there), so that an unmodified
+Wireshark shows them readably between the packets. The whole event is the row's comment, as JSON. Filters: ``syslog``,
 ``syslog.level == 4`` (faults), ``frame.comment contains "stall:detected"``.
 """
 

@@ -13,7 +13,7 @@ up to its last whole record.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +40,6 @@ def encode(packet: SpooledPacket) -> bytes:
     interface, fate = packet.interface.encode(), packet.fate.encode()
     head = _RECORD.pack(packet.t_ns, len(interface), len(fate), len(packet.raw))
     return b"".join((head, interface, fate, packet.raw))
-
-
-def write_batch(path: Path, packets: Iterable[SpooledPacket]) -> None:
-    """Append packets to a spool file (tools and tests; the engine's writer appends encoded records)."""
-    with path.open("ab") as file:
-        file.write(b"".join(encode(packet) for packet in packets))
 
 
 def read_packets(path: Path) -> Iterator[SpooledPacket]:

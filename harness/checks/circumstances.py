@@ -60,6 +60,12 @@ def receivers(history: History, asked: Sequence[str], *told: str) -> tuple[str, 
     return tuple(found)
 
 
+def struck(history: History, pid: int, *, since: int = 0) -> list[str]:
+    """Names of the signals that faults sent to this process; the harness's own when it winds up are not among them."""
+    receipts = [window.left.data["receipt"] for window in history.faults if window.left and window.start >= since]
+    return [str(receipt["signal"]) for receipt in receipts if receipt.get("pid") == pid and "signal" in receipt]
+
+
 def milliseconds(value: float) -> int:
     """A ``_ms`` field in ns."""
     return round(value * 1_000_000)

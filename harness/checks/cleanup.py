@@ -1,4 +1,4 @@
-"""Check that nothing is left over at the end: what the engine finds, and what the programs themselves still hold."""
+"""Checks on the end: each program stops in order, and nothing is left over, neither in the lab nor in a program."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.checks.circumstances import because
-from harness.checks.limits import NothingOrphaned
+from harness.checks.circumstances import CannotTellError, because, span, struck
+from harness.checks.limits import NothingOrphaned, StoppedInOrder
 from harness.checks.verdict import Verdict
 from harness.history.events import Event
 from harness.history.query import History
@@ -22,6 +22,51 @@ class Leak:
 
     what: str
     told: Event
+
+
+def stopped_in_order(history: History, limits: StoppedInOrder) -> Verdict:
+    """Of each program that was ready and alive when the script ended: ``program:stopped``, then exit code 0."""
+    if history.last("script:ended") is None:
+        raise CannotTellError("the script has not ended, so nobody was asked to stop in order")
+    asked = [started for started in history.named("process:started") if _was_asked(history, started)]
+    wrong = {started.source: problem for started in asked if (problem := _disorder(history, started))}
+    ends = [end for started in asked if (end := _exit_of(history, started)) is not None]
+    if wrong:
+        told = "; ".join(f"{source} {problem}" for source, problem in wrong.items())
+        reason = because(history, ends[0].t_ns if ends else history.end, f"see logs of {', '.join(wrong)}")
+        return limits.failed(told, because=reason, evidence=[*ends, *(one for one in asked if one.source in wrong)])
+    names = ", ".join(started.source for started in asked)
+    return limits.passed(f"in order: {names or 'no program of this run can tell'}", evidence=ends)
+
+
+def _was_asked(history: History, started: Event) -> bool:
+    """Whether this process told that it was ready, and lived unharmed until the harness wound up."""
+    end, source = _exit_of(history, started), started.source
+    last = history.script_end if end is None else end.t_ns
+    ready = history.first("program:ready", source=source, after=started.t_ns, before=history.script_end)
+    again = history.first("process:started", source=source, after=started.t_ns + 1)
+    if ready is None or last < history.script_end or (again is not None and again.t_ns <= ready.t_ns):
+        return False
+    return not struck(history, started.data["pid"], since=history.script_end)
+
+
+def _exit_of(history: History, started: Event) -> Event | None:
+    pid = started.data["pid"]
+    return history.first("process:exited", source=started.source, after=started.t_ns, pid=pid)
+
+
+def _disorder(history: History, started: Event) -> str:
+    """What was wrong with the end of one process; empty where nothing was."""
+    end, source = _exit_of(history, started), started.source
+    if end is None:
+        return "never ended"
+    took = span(history.script_end, end.t_ns)
+    if end.data["signal"]:
+        return f"had to be ended by signal {end.data['signal']}, {took} after the script"
+    if end.data["code"]:
+        return f"ended with exit code {end.data['code']}"
+    said = history.first("program:stopped", source=source, after=history.script_end, before=end.t_ns)
+    return "" if said is not None else "ended without a program:stopped"
 
 
 def nothing_orphaned(history: History, limits: NothingOrphaned) -> Verdict:

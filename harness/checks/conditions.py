@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.checks.circumstances import because
+import signal
+
+from harness.checks.circumstances import because, struck
 from harness.checks.limits import EmulatorPunctual, FaultsFired, NothingCrashed, ScriptRan
 from harness.checks.verdict import Verdict
 from harness.history.events import Event
@@ -10,7 +12,8 @@ from harness.history.query import History
 from harness.history.windows import FaultWindow
 from harness.units import MICROSECOND, format_duration
 
-_ENDING = ("SIGKILL", "SIGTERM", "SIGINT")
+_LOSSES = ("ring_lost", "malformed", "unsent")
+_UNSENT_EXPECTED = ("carrier_off", "interface_down", "kill", "restart")
 
 
 def script_ran(history: History, limits: ScriptRan) -> Verdict:
@@ -53,26 +56,45 @@ def _receipt(window: FaultWindow) -> str:
 
 
 def emulator_punctual(history: History, limits: EmulatorPunctual) -> Verdict:
-    """Unknown if packets were delivered later than the limit (p99): then this machine was measured, not the system."""
+    """Unknown if packets were delivered too late or lost by the emulator: then this machine was measured."""
     measured = history.named("emulator:measured")
     if history.run.get("engine") == "sim":
         return limits.passed("virtual time is never late", evidence=measured)
     if not measured:
         return limits.unknown("the emulated network told nothing about its lateness")
+    lost = _lost_by_the_emulator(history, measured)
+    if lost:
+        reason = "these packets were not lost by a fault or a link of the playbook, but by the emulated network itself"
+        return limits.unknown("; ".join(lost), because=reason, evidence=measured)
     worst = max(measured, key=lambda event: float(event.data["late_p99_us"]))
-    late = round(worst.data["late_p99_us"] * MICROSECOND)
-    if late <= limits.late_p99_ns:
-        return limits.passed(f"p99 {format_duration(late)}", evidence=[worst])
-    maximum = format_duration(round(worst.data["late_max_us"] * MICROSECOND))
+    p99, latest = (_greatest_ns(measured, field) for field in ("late_p99_us", "late_max_us"))
+    if p99 <= limits.late_p99_ns and latest <= limits.late_max_ns:
+        return limits.passed(f"p99 {format_duration(p99)}, at most {format_duration(latest)}", evidence=[worst])
     return limits.unknown(
-        f"p99 {format_duration(late)}, at most {maximum}",
+        f"p99 {format_duration(p99)}, at most {format_duration(latest)}",
         because="this machine was too busy for the emulated network; run fewer things beside it",
         evidence=[worst],
     )
 
 
+def _greatest_ns(measured: list[Event], field: str) -> int:
+    return round(max(float(event.data[field]) for event in measured) * MICROSECOND)
+
+
+def _lost_by_the_emulator(history: History, measured: list[Event]) -> list[str]:
+    """One sentence per kind of loss. An interface may take nothing while it is off, or its node was killed."""
+    ring, malformed, unsent = (max(event.data[field] for event in measured) for field in _LOSSES)
+    excused = any(window.kind in _UNSENT_EXPECTED for window in history.faults)
+    sentences = (
+        (ring, f"{ring} packets found no room in the emulator's ring: it was too busy to read them"),
+        (malformed, f"{malformed} packets of the nodes could not be read by the emulator"),
+        (0 if excused else unsent, f"{unsent} packets were not taken by the interface of a node, and none was off"),
+    )
+    return [sentence for count, sentence in sentences if count]
+
+
 def nothing_crashed(history: History, limits: NothingCrashed) -> Verdict:
-    """Fails for a process that exits without being asked, and for a program that tells ``program:failed``."""
+    """Fails for a process that exits unasked or wrongly, and for a program that tells ``program:failed``."""
     crashes = [event for event in history.named("process:exited") if not _asked_for(history, event)]
     crashes += history.named("program:failed")
     if not crashes:
@@ -83,11 +105,16 @@ def nothing_crashed(history: History, limits: NothingCrashed) -> Verdict:
 
 
 def _asked_for(history: History, exited: Event) -> bool:
-    """Whether the harness asked the process to end, or a fault of the playbook killed it."""
-    if exited.data["expected"]:
+    """Whether a fault sent the signal that ended it, or the harness asked it to end and it did so with code 0.
+
+    How a program ends that cannot tell (somebody else's) when it is asked to says nothing: ffmpeg exits with 255.
+    """
+    number = exited.data["signal"]
+    if number in {signal.Signals[name] for name in struck(history, exited.data["pid"])}:
         return True
-    signals = history.named("process:signalled", before=exited.t_ns, pid=exited.data["pid"])
-    return any(event.data["signal"] in _ENDING for event in signals)
+    if not exited.data["expected"]:
+        return False
+    return not (number or exited.data["code"]) or not history.tells(exited.source, "program:ready")
 
 
 def _crash(history: History, event: Event) -> str:
@@ -95,4 +122,5 @@ def _crash(history: History, event: Event) -> str:
     if event.name == "program:failed":
         return f"{event.data['role']} failed at {when}: {event.data['error']}"
     how = f"signal {event.data['signal']}" if event.data["signal"] else f"exit code {event.data['code']}"
-    return f"{event.data['program']} (pid {event.data['pid']}) ended unasked at {when} with {how}"
+    asked = "when asked to" if event.data["expected"] else "unasked"
+    return f"{event.data['program']} (pid {event.data['pid']}) ended {asked} at {when} with {how}"

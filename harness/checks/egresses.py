@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from harness.checks.circumstances import CannotTellError, because, milliseconds, span
-from harness.checks.limits import AFTER, EgressKept, EgressStopped, HonestStatus
+from harness.checks.limits import AFTER, EgressKept, EgressStopped, HonestStatus, LeftoverEnded
 from harness.checks.verdict import Verdict
 from harness.history.events import Event
 from harness.history.query import History
+from harness.history.windows import DEADLY
 from harness.units import SECOND, format_duration
 
 _TOLD = ("egress:started", "egress:stopped", "egress:state_changed")
@@ -48,7 +49,7 @@ def egress_stopped(history: History, limits: EgressStopped) -> Verdict:
     _require_egress(history)
     started = history.named("egress:started", before=history.script_end)
     stops = history.named("egress:stopped", before=history.script_end)
-    names = dict.fromkeys(str(event.data["egress"]) for event in [*started, *stops])
+    names = _due(history, limits, started, stops)
     for name in names:
         problem = _wrong_stop(history, limits, name)
         if problem is not None:
@@ -60,6 +61,13 @@ def egress_stopped(history: History, limits: EgressStopped) -> Verdict:
     observed = f"each {limits.exactly} times, {format_duration(max(took))} later at the slowest"
     reason = because(history, stops[-1].t_ns, str(stops[-1].data["reason"]), decided=[trigger])
     return limits.passed(observed, because=reason, evidence=[*([trigger] if trigger else []), *stops])
+
+
+def _due(history: History, limits: EgressStopped, started: Sequence[Event], stops: Sequence[Event]) -> list[str]:
+    """Egresses that stopped or had a reason to: not one that was started after the last reason (a second life)."""
+    last = history.last(AFTER[limits.after], before=history.script_end)
+    reached = [event for event in started if last is not None and event.t_ns <= last.t_ns]
+    return list(dict.fromkeys(str(event.data["egress"]) for event in [*reached, *stops] or started))
 
 
 def _wrong_stop(history: History, limits: EgressStopped, name: str) -> Verdict | None:
@@ -101,12 +109,14 @@ def _still_pushing(history: History, limits: EgressStopped, stops: Sequence[Even
     if not stops or not history.tells("destination", "push:accepted"):
         return None
     last = stops[-1]
-    pushed = history.named("push:accepted", "push:ended", source="destination", before=last.t_ns + limits.within_ns)
-    accepted, ended = _count(pushed, "push:accepted"), _count(pushed, "push:ended")
-    if ended >= accepted or last.t_ns + limits.within_ns > history.script_end:
+    until = last.t_ns + limits.within_ns
+    accepted = history.named("push:accepted", source="destination", before=last.t_ns)
+    ended = history.named("push:ended", source="destination", before=until)
+    left = {event.data["push"] for event in accepted} - {event.data["push"] for event in ended}
+    if not left or until > history.script_end:
         return None
-    observed = f"{last.data['egress']} was told stopped, the destination still has {accepted - ended} push"
-    return limits.failed(observed, because=because(history, last.t_ns), evidence=[last, *pushed])
+    observed = f"{last.data['egress']} was told stopped, the destination still has {len(left)} push"
+    return limits.failed(observed, because=because(history, last.t_ns), evidence=[last, *accepted, *ended])
 
 
 def honest_status(history: History, limits: HonestStatus) -> Verdict:
@@ -168,3 +178,58 @@ def _silences(history: History) -> list[tuple[int, int]]:
         began = quiet.t_ns - milliseconds(quiet.data.get("after_ms", 0))
         silences.append((began, history.script_end if back is None else back.t_ns))
     return silences
+
+
+def leftover_ended(history: History, limits: LeftoverEnded) -> Verdict:
+    """Each worker of a killed gateway is told ended soon after the next start; pushes at the destination never overlap.
+
+    A worker may also have ended by itself; then its push must be over, and nobody need end it.
+    """
+    left = _left_behind(history)
+    if not left:
+        raise CannotTellError("no gateway that had an egress was killed and started again")
+    if not history.tells("destination", "push:accepted"):
+        raise CannotTellError("the destination tells of no pushes: its program may not be able to")
+    ends = []
+    for worker, start in left:
+        number = worker.data["worker"]
+        end = history.first("egress:leftover_ended", after=start.t_ns, worker=number)
+        if end is None or end.t_ns - start.t_ns > limits.within_ns:
+            how = "was never ended" if end is None else f"was ended {span(start.t_ns, end.t_ns)} after the start"
+            reason = because(history, start.t_ns)
+            found = [worker, start, *([end] if end else [])]
+            return limits.failed(f"the leftover worker {number} {how}", because=reason, evidence=found)
+        ends.append(end)
+    both = _two_at_once(history)
+    if both is not None:
+        observed = f"two pushers at once at {history.at(both.t_ns)} ({both.name})"
+        return limits.failed(observed, because=because(history, both.t_ns), evidence=[*ends, both])
+    took = max(end.t_ns - start.t_ns for end, (_, start) in zip(ends, left, strict=True))
+    return limits.passed(f"{len(ends)} ended, {format_duration(took)} after the start at the slowest", evidence=ends)
+
+
+def _left_behind(history: History) -> list[tuple[Event, Event]]:
+    """Each worker that ran when its gateway was killed, and the gateway's next start."""
+    left = []
+    for window in history.faults:
+        start = history.first("process:started", source="gateway", after=window.start)
+        if window.target != "gateway" or window.kind not in DEADLY or start is None:
+            continue
+        for worker in history.named("egress:started", before=window.start):
+            which = {"egress": worker.data["egress"], "after": worker.t_ns, "before": window.start}
+            if history.first("egress:stopped", "egress:leftover_ended", **which) is None:
+                left.append((worker, start))
+    return left
+
+
+def _two_at_once(history: History) -> Event | None:
+    """The first push that began, or was refused for being the second, while another one of that stream was open."""
+    pushing: dict[str, int] = {}
+    for event in history.named("push:accepted", "push:ended", "push:refused", source="destination"):
+        stream = str(event.data["stream"])
+        running = pushing.get(stream, 0)
+        if event.name != "push:ended" and running:
+            return event
+        if event.name != "push:refused":
+            pushing[stream] = running + (1 if event.name == "push:accepted" else -1)
+    return None

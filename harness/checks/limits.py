@@ -90,31 +90,50 @@ class FaultsFired(Limits):
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatorPunctual(Limits):
-    """The emulated network delivered on time, so that what was measured is the system and not this machine."""
+    """The emulated network delivered on time and lost nothing: the system was measured and not this machine."""
 
     check: ClassVar[str] = "emulator_punctual"
     late_p99_ns: int = duration(
         "1 ms", meaning="99th percentile of how late packets were delivered", source="design goal wire_error_p99_ms"
     )
+    late_max_ns: int = duration(
+        "50 ms", meaning="how late the latest packet was delivered", source="a quarter of TCP's least RTO (200 ms)"
+    )
 
     def claim(self) -> str:
-        return f"the emulated network is punctual to {format_duration(self.late_p99_ns)} (p99)"
+        return (
+            f"the emulated network is punctual to {format_duration(self.late_p99_ns)} (p99), "
+            f"{format_duration(self.late_max_ns)} at worst, and loses nothing of its own"
+        )
 
     def expected(self) -> str:
-        return at_most(self.late_p99_ns)
+        return f"{at_most(self.late_p99_ns)} (p99), {at_most(self.late_max_ns)} at worst, 0 packets lost by itself"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NothingCrashed(Limits):
-    """No program ends unless it was told to or killed by the playbook, and none tells a failure of its own."""
+    """No program ends unless it was asked to (then without an error) or killed by a fault; none tells a failure."""
 
     check: ClassVar[str] = "nothing_crashed"
 
     def claim(self) -> str:
-        return "no program ends unasked"
+        return "no program ends unasked, or with an error when it is asked to"
 
     def expected(self) -> str:
         return "0 crashes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedInOrder(Limits):
+    """Each program that can tell ends by itself when it is asked to: it says so, and exits with code 0."""
+
+    check: ClassVar[str] = "stopped_in_order"
+
+    def claim(self) -> str:
+        return "every program that is alive at the script's end stops in order when it is asked to"
+
+    def expected(self) -> str:
+        return "program:stopped and exit code 0 from each"
 
 
 # --- the publisher's side ---------------------------------------------------------------------------------------
@@ -198,6 +217,22 @@ class NeverStopped(Limits):
 
     def expected(self) -> str:
         return '0 times "stopped"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusSeen(Limits):
+    """In each outage that lasts long enough, a program tells its user in time what is going on."""
+
+    check: ClassVar[str] = "status_seen"
+    by: str = word("publisher", meaning="the role that tells its status", source="X12: the app's user")
+    status: str = word("reconnecting", meaning="the status that must be seen", source='X12: "reconnecting" is seen')
+    within_ns: int = duration("2 s", meaning="from the outage's begin to the status", source="S4: detected <= 2.0 s")
+
+    def claim(self) -> str:
+        return f'the {self.by} says "{self.status}" within {format_duration(self.within_ns)} of each outage\'s begin'
+
+    def expected(self) -> str:
+        return f'"{self.status}" {at_most(self.within_ns)}'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,6 +480,25 @@ class HonestStatus(Limits):
 
     def expected(self) -> str:
         return f"{at_most(self.silent_at_most_ns)} silent while active"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftoverEnded(Limits):
+    """The egress workers that a killed gateway left are ended by its next start, before their successors push."""
+
+    check: ClassVar[str] = "leftover_ended"
+    within_ns: int = duration(
+        "5 s", meaning="from the gateway's next start to the end of each", source="C5, S16: gone <= 5 s later"
+    )
+
+    def claim(self) -> str:
+        return (
+            f"a restarted gateway ends the workers that it finds within {format_duration(self.within_ns)}, "
+            f"and the destination never has two pushers at once"
+        )
+
+    def expected(self) -> str:
+        return f"each worker {at_most(self.within_ns)} after the start, at most 1 push at a time"
 
 
 # --- the end ----------------------------------------------------------------------------------------------------

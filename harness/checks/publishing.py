@@ -13,6 +13,7 @@ from harness.checks.limits import (
     OldConnectionHeld,
     OutageDetected,
     Reconnects,
+    StatusSeen,
 )
 from harness.checks.verdict import Verdict
 from harness.history.events import Event
@@ -200,3 +201,41 @@ def never_stopped(history: History, limits: NeverStopped) -> Verdict:
     first = min(stopped, key=lambda event: event.t_ns)
     reason = because(history, first.t_ns, str(first.data.get("reason", "gave up")), decided=[first])
     return limits.failed(f'"stopped" at {history.at(first.t_ns)}', because=reason, evidence=stopped)
+
+
+def status_seen(history: History, limits: StatusSeen) -> Verdict:
+    """From the begin of each outage that outlasts the limit to the status, or that it was told already; the slowest."""
+    if not history.tells(limits.by, "status:changed"):
+        raise CannotTellError(f"the {limits.by} tells no status")
+    outages = [outage for outage in history.outages(limits.by) if not _own_death(outage, limits.by)]
+    due = [outage for outage in outages if (outage.end or history.end) - outage.start > limits.within_ns]
+    if not due:
+        raise CannotTellError("no outage lasted longer than the limit")
+    slowest, seen = 0, []
+    for outage in due:
+        told = _status(history, limits, outage.start)
+        if told is None:
+            return _status_missed(history, limits, outage)
+        slowest = max(slowest, told.t_ns - outage.start)
+        seen.append(told)
+    how_often = f" at the slowest of {len(due)}" if len(due) > 1 else ""
+    reason = because(history, seen[-1].t_ns, str(seen[-1].data["reason"]), decided=seen[-1:])
+    return limits.passed(f"after {format_duration(slowest)}{how_often}", because=reason, evidence=seen)
+
+
+def _status(history: History, limits: StatusSeen, start: int) -> Event | None:
+    """The wanted status, if it was in force when the outage began or was told in time."""
+    before = history.last("status:changed", source=limits.by, before=start)
+    if before is not None and before.data["status"] == limits.status:
+        return before
+    until = start + limits.within_ns
+    return history.first("status:changed", source=limits.by, after=start, before=until, status=limits.status)
+
+
+def _status_missed(history: History, limits: StatusSeen, outage: Outage) -> Verdict:
+    until = outage.start + limits.within_ns
+    told = history.named("status:changed", source=limits.by, before=until)
+    said = f'; it said "{told[-1].data["status"]}"' if told else ""
+    observed = f'no "{limits.status}" in the outage of {history.at(outage.start)}{said}'
+    entered = [window.entered for window in outage.windows]
+    return limits.failed(observed, because=because(history, until), evidence=[*entered, *told[-1:]])

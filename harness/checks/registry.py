@@ -67,12 +67,14 @@ _ALL = (
     CheckSpec(limits.FaultsFired, conditions.faults_fired),
     CheckSpec(limits.EmulatorPunctual, conditions.emulator_punctual),
     CheckSpec(limits.NothingCrashed, conditions.nothing_crashed),
+    CheckSpec(limits.StoppedInOrder, cleanup.stopped_in_order),
     CheckSpec(limits.OutageDetected, publishing.outage_detected),
     CheckSpec(limits.Reconnects, publishing.reconnects),
     CheckSpec(limits.NoReconnect, publishing.no_reconnect),
     CheckSpec(limits.AttemptsBounded, publishing.attempts_bounded),
     CheckSpec(limits.OldConnectionHeld, publishing.old_connection_held),
     CheckSpec(limits.NeverStopped, publishing.never_stopped),
+    CheckSpec(limits.StatusSeen, publishing.status_seen),
     CheckSpec(limits.KeyframeFirst, media.keyframe_first),
     CheckSpec(limits.MediaResumed, resuming.media_resumed),
     CheckSpec(limits.LongestGap, media.longest_gap),
@@ -85,6 +87,7 @@ _ALL = (
     CheckSpec(limits.NoStaleHarm, sessions.no_stale_harm),
     CheckSpec(limits.EgressKept, egresses.egress_kept),
     CheckSpec(limits.EgressStopped, egresses.egress_stopped),
+    CheckSpec(limits.LeftoverEnded, egresses.leftover_ended),
     CheckSpec(limits.HonestStatus, egresses.honest_status),
     CheckSpec(limits.NothingOrphaned, cleanup.nothing_orphaned),
 )
@@ -92,7 +95,7 @@ _ALL = (
 CHECKS: Mapping[str, CheckSpec] = {spec.name: spec for spec in _ALL}
 """Every check by the name that a playbook uses."""
 
-EVERY_RUN = ("script_ran", "faults_fired", "emulator_punctual", "nothing_crashed")
+EVERY_RUN = ("script_ran", "faults_fired", "emulator_punctual", "nothing_crashed", "stopped_in_order")
 """Checks that need not be asked for; a playbook may name one to set other limits."""
 
 

@@ -72,12 +72,18 @@ EVENTS: dict[str, telemetry.Fields] = {
         "dropped": int,
         "dropped_because": dict,
     },
+    # what the emulated network lost itself: `ring_lost` had no room on arrival, `unsent` were not taken by a node's
+    # interface (which is down while a carrier is off), `malformed` could not be read; `left_out` only of the capture.
     "emulator:measured": {
         "packets": int,
         "late_p50_us": (int, float),
         "late_p99_us": (int, float),
         "late_max_us": (int, float),
         "histogram": dict,
+        "ring_lost": int,
+        "unsent": int,
+        "malformed": int,
+        "left_out": int,
     },
 }
 

@@ -4,9 +4,9 @@ A :class:`Packet` is mutable and is handed from hop to hop: NAT replaces ``packe
 ``packet.ttl``. The bytes stay those that the sender offered until :meth:`Packet.to_bytes` rewrites them, once, at
 the receiving host (or where a capture wants to see them).
 
-Parsing: :class:`PacketParser` belongs to a fabric (``fabric.parse(raw)``) and interns flows there;
-:func:`packet_from_ip` is the same with flows of its own, for tools and tests. Packets without an IP header that can
-be read raise :class:`MalformedPacketError`; packets of protocols that nobody here knows are carried like any other.
+Parsing: :class:`PacketParser` belongs to a fabric (``fabric.parse(raw)``) and interns flows there. Packets without an
+IP header that can be read raise :class:`MalformedPacketError`; packets of protocols that nobody here knows are carried
+like any other.
 """
 
 from __future__ import annotations
@@ -304,11 +304,6 @@ class PacketParser:
         src, dst = _addresses(raw[at + 8 :])
         sport, dport = inner.ports or (0, 0)
         return self._flows.flow(inner.proto, src, sport, dst, dport)
-
-
-def packet_from_ip(raw: bytes) -> Packet:
-    """The packet of one raw IPv4 or IPv6 packet, with flows of its own; inside a fabric use ``fabric.parse``."""
-    return PacketParser(FlowTable()).parse(raw)
 
 
 def _is_error(proto: int, kind: int) -> bool:

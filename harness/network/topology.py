@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
-from typing import Any
 
 from harness.network.impairments import DEFAULT_MTU, UNIMPAIRED, Impairments
 from harness.network.nat_settings import NatSettings
@@ -225,11 +224,6 @@ class Topology:
         old = self.link(name)
         new = replace(old, up=up or old.up, down=down or old.down, profile=f"{old.profile} (changed)".strip())
         return replace(self, links=tuple(new if link is old else link for link in self.links))
-
-    def with_changes(self, name: str, **changes: Any) -> Topology:
-        """The same topology with some fields of one link's impairments changed in both directions."""
-        old = self.link(name)
-        return self.with_link(name, up=old.up.changed(**changes), down=old.down.changed(**changes))
 
 
 def known_name(kind: str, name: str, known: list[str]) -> None:

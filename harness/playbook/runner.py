@@ -29,6 +29,7 @@ from harness.history.query import History
 from harness.playbook.board import Board, Told
 from harness.playbook.engine import Engine, Lab, System
 from harness.playbook.model import Playbook
+from harness.playbook.progress import ProgressLines
 from harness.playbook.script import AskPerson, Script
 from harness.playbook.stage import Stage
 from harness.units import MILLISECOND, SECOND, format_duration
@@ -93,6 +94,7 @@ class _Run:
         self._seed = seed
         self._run_dir = run_dir
         self._progress = progress
+        self._progress_lines = ProgressLines()
         self._board = Board()
         self._strangers: set[str] = set()
         self._over = False
@@ -199,7 +201,7 @@ class _Run:
             return
         told = Told(t_ns, node, source, name, data)
         self._board.tell(told)
-        line = "" if self._over and told.source != "engine" else _progress_line(told)
+        line = "" if self._over and told.source != "engine" else self._progress_lines.line(told)
         if line:
             self._progress(f"{(t_ns - self.zero_ns) / SECOND:7.2f} s  {line}")
 
@@ -242,37 +244,3 @@ class _Run:
                     self._gave_up = True
                     run.cancel()
                 return
-
-
-def _progress_line(told: Told) -> str:
-    form = _SHOWN.get(told.name)
-    return "" if form is None else f"{told.source:<12}{form.format(**told.data)}"
-
-
-_SHOWN: Mapping[str, str] = {
-    "lab:ready": "{nodes} nodes up in {took_ms:.0f} ms",
-    "steady:reached": "everything flows",
-    "script:started": "script begins",
-    "fault:entered": "BROKEN: {what}",
-    "fault:left": "healed ({touched} touched)",
-    "stall:detected": "stall detected by {watchdog} after {age_ms:.0f} ms",
-    "stall:cleared": "stall over, the old connection delivers",
-    "connection:lost": "connection lost: {reason}",
-    "reconnect:completed": "reconnected in {took_ms:.0f} ms, {attempts} attempts",
-    "reconnect:gave_up": "gave up after {attempts} attempts",
-    "session:lost": "publisher lost ({reason}); waiting {window_s:.0f} s for it",
-    "session:taken_over": "taken over by epoch {new_epoch}: {rule}",
-    "session:resumed": "session resumed after {away_ms:.0f} ms",
-    "session:ended": "session ended: {reason}",
-    "gate:opened": "forwards again from an IDR (frame {frame})",
-    "media:frozen": "picture frozen at frame {last_frame}",
-    "media:resumed": "picture back after {gap_ms:.0f} ms (IDR: {idr})",
-    "egress:started": "egress started, worker {worker}",
-    "egress:stopped": "egress stopped: {reason}",
-    "egress:leftover_ended": "leftover egress worker {worker} ended",
-    "process:exited": "process {pid} ended (code {code}, signal {signal})",
-    "script:ended": "script is over",
-    "lab:closed": "lab down in {took_ms:.0f} ms",
-    "run:interrupted": "interrupted by {by}",
-    "run:failed": "CANNOT GO ON: {error}",
-}

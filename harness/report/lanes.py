@@ -114,7 +114,7 @@ MARKS: Mapping[str, Look] = {
     "session:opened": Look(shape="square", tone="ok", label="session opened"),
     "session:stalled": Look(shape="triangle", tone="warn", label="session stalled"),
     "session:recovered": Look(shape="triangle", tone="ok", label="recovered"),
-    "session:lost": Look(shape="cross", tone="fail", label="publisher lost", weight=3),
+    "session:lost": Look(shape="cross", tone="warn", label="publisher lost", weight=3),
     "session:taken_over": Look(shape="diamond", label="taken over, epoch {new_epoch}"),
     "session:resumed": Look(shape="diamond", tone="ok", label="session resumed", weight=3),
     "session:ended": Look(shape="square", tone="mute", label="session ended"),
@@ -313,6 +313,8 @@ def _mark(event: Event, look: Look) -> Mark:
     tone, label = look.tone, look.label.format_map(event.data) if look.label else ""
     if event.name == "process:exited" and not event.data["expected"]:
         tone, label = "fail", f"{event.data['program']} exited"
+    if event.name == "play:refused" and event.data["code"].endswith("StreamNotFound"):
+        tone, label = "warn", "no stream there"  # whether it should have been is for a claim to say
     if event.name == "carrier:changed":
         tone, label = ("ok", "carrier up") if event.data["up"] else ("fail", "carrier down")
     if event.name == "media:resumed" and _is_broken(event):

@@ -152,7 +152,9 @@ class RunModel:
             return self.view.cut or "nothing was checked"
         worst = self.failures[0].verdict
         judged = "does not hold" if self.outcome is Outcome.FAIL else "could not be judged"
-        return f'"{stripped(worst.claim)}" {judged}; observed: {stripped(worst.observed)}'
+        why = worst.because.partition(" | ")[0]
+        reason = f"; {stripped(why)}" if why and not why.startswith("active fault") else ""
+        return f'"{stripped(worst.claim)}" {judged}; observed: {stripped(worst.observed)}{reason}'
 
 
 def build_model(view: RunView) -> RunModel:

@@ -1,7 +1,8 @@
 """Who can play which role: the reference, and the planted variants of it that a playbook must catch.
 
 A planted variant is one file in ``planted/`` with ``DEFECT`` (a sentence), ``ROLE``, ``CAUGHT_BY`` and ``CLAIM`` (the
-playbook, and its claim, that must turn red) and ``main``. Its system is called ``reference-<file>``: ``no_idr.py`` is
+playbook, and its claim, that must turn red), ``main``, and perhaps ``WITH``: which other systems have to play which
+roles for the defect to show. Its system is called ``reference-<file>``: ``no_idr.py`` is
 ``reference-no-idr``.
 """
 
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.errors import DeadairError
 from harness.playbook.engine import System
@@ -30,6 +32,13 @@ class Defect:
     caught_by: str
     claim: str
     """The check that must turn red there."""
+    partners: Mapping[str, str] = field(default_factory=dict)
+    """Role → system that must play it, so that the defect shows."""
+
+    @property
+    def cast(self) -> Mapping[str, str]:
+        """Who plays differently from the reference: the defect and its partners."""
+        return {**self.partners, self.role: self.system}
 
 
 @cache
@@ -42,16 +51,16 @@ def defects() -> tuple[Defect, ...]:
 def _defect(path: Path) -> Defect:
     said = _constants(path)
     name = f"reference-{path.stem.replace('_', '-')}"
-    return Defect(name, said["ROLE"], said["DEFECT"], said["CAUGHT_BY"], said["CLAIM"])
+    return Defect(name, said["ROLE"], said["DEFECT"], said["CAUGHT_BY"], said["CLAIM"], said.get("WITH", {}))
 
 
-def _constants(path: Path) -> Mapping[str, str]:
-    """The module's texts by name: ``NAME = "…"`` at the top level."""
-    found: dict[str, str] = {}
+def _constants(path: Path) -> Mapping[str, Any]:
+    """The module's constants by name: ``NAME = "…"`` and ``NAME = {…}`` at the top level, read without importing it."""
+    found: dict[str, Any] = {}
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, (ast.Constant, ast.Dict)):
             names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
-            found |= dict.fromkeys(names, str(statement.value.value))
+            found |= dict.fromkeys(names, ast.literal_eval(statement.value))
     return found
 
 

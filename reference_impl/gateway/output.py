@@ -13,6 +13,7 @@ from reference_impl.gateway.feed import EXIT_COMPLETE, EXIT_FAILED, FrameKind, T
 from reference_impl.gateway.launcher import Launcher, Worker
 from reference_impl.gateway.packets import Packet
 from reference_impl.gateway.records import Records, WorkerRecord
+from reference_impl.gateway.settings import redacted
 from reference_impl.machines import egress
 from reference_impl.machines.egress import Exit
 from reference_impl.machines.keyframe_gate import JoinGate
@@ -162,7 +163,7 @@ class Egress:
 
     def describe(self) -> dict[str, Any]:
         """For the control verb ``status``."""
-        return {"egress": self.label, "url": self.url, "state": self.state, "worker": self.worker_pid}
+        return {"egress": self.label, "url": redacted(self.url), "state": self.state, "worker": self.worker_pid}
 
     @property
     def label(self) -> str:
@@ -196,12 +197,12 @@ class Egress:
             return
         self._worker = worker
         self._gate = self._make_gate()
-        self._outside.records.add(WorkerRecord(worker.pid, worker.start_time, self.label, self.url))
+        self._outside.records.add(WorkerRecord(worker.pid, worker.start_time, self.label, redacted(self.url)))
         worker.write(pack_text(FrameKind.BEGIN, self._instructions()))
         for packet in self._headers():
             worker.write(pack_media(packet.kind, packet.message))
         tell = self._outside.telemetry.tell
-        tell("egress:started", session=self._session, egress=self.label, worker=worker.pid, url=self.url)
+        tell("egress:started", session=self._session, egress=self.label, worker=worker.pid, url=redacted(self.url))
 
     def _instructions(self) -> Mapping[str, Any]:
         return {"egress": self.label, "url": self.url, "push": asdict(self._outside.push)}

@@ -27,6 +27,7 @@ class WorkerRecord:
     """Clock ticks since boot (field 22 of ``/proc/<pid>/stat``); with ``pid`` it names one process."""
     egress: str
     url: str
+    """Without its stream key."""
 
 
 class Records:
@@ -73,7 +74,9 @@ class Records:
 
 def _write_whole(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    partial.unlink(missing_ok=True)  # one of a crash keeps its mode otherwise
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
     partial.replace(path)
 
 

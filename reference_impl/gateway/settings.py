@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from reference_impl import program
 from reference_impl.durations import parse_duration
@@ -16,6 +17,7 @@ from reference_impl.machines.push import PushSettings
 from reference_impl.machines.session import SessionSettings
 from reference_impl.rtmp.url import DEFAULT_PORT, RtmpUrl
 
+Value = TypeVar("Value")
 _OUTPUT = re.compile(r"(?:(?P<stream>[^=:]+)=)?(?P<url>rtmp://[^#]+)(?:#source_lost=(?P<lost>stop|hold))?")
 
 
@@ -81,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--listen", default=f":{DEFAULT_PORT}", metavar="[HOST]:PORT", help="where to listen (default :1935)")
     add("--stream", action="append", default=[], metavar="APP/NAME=KEY", help="a stream that may be published; repeat")
+    add("--stream-file", type=Path, metavar="FILE", help="the same, one per line: a command line shows keys to `ps`")
     add(
         "--egress",
         action="append",
@@ -89,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="[APP/NAME=]URL[#source_lost=stop|hold]",
         help="push the stream (every stream) to this RTMP URL while it is live; repeat",
     )
+    add("--egress-file", type=Path, metavar="FILE", help="the same, one per line: a command line shows keys to `ps`")
     add("--state", type=Path, metavar="DIR", help="where to remember egress workers, so that a restart ends leftovers")
     _duration(parser, "--reconnect-window", session.reconnect_window, "how long a lost publisher may return")
     _duration(parser, "--stall-after", session.stall_after, "silence that makes a stream stalled")
@@ -121,8 +125,8 @@ def read_settings(options: argparse.Namespace) -> GatewaySettings:
     return GatewaySettings(
         host=host.strip("[]") or None,
         port=int(port),
-        streams=dict(_stream(text) for text in options.stream),
-        outputs=tuple(options.egress),
+        streams=dict([*map(_stream, options.stream), *_from_file("--stream-file", options.stream_file, _stream)]),
+        outputs=(*options.egress, *_from_file("--egress-file", options.egress_file, Output.parse)),
         state=options.state,
         session=session,
         egress=EgressSettings(ask_for=options.egress_ask_for, terminate_for=options.egress_terminate_for),
@@ -132,6 +136,29 @@ def read_settings(options: argparse.Namespace) -> GatewaySettings:
             retry_window=options.egress_retry_window,
         ),
     )
+
+
+def _from_file(option: str, path: Path | None, parse: Callable[[str], Value]) -> Iterator[Value]:
+    """Each line but empty ones and those that begin with ``#``. An error doesn't repeat the line: it may hold a key."""
+    if path is None:
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"{option} {path} cannot be read: {error}") from None
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if line and not line.startswith("#"):
+            try:
+                yield parse(line)
+            except ValueError:
+                raise ValueError(
+                    f"{option} {path}, line {number}: write it as for {option[:-5]} (see --help)"
+                ) from None
+
+
+def redacted(url: str) -> str:
+    """An output's URL without its stream key, fit for telemetry and logs: ``rtmp://platform.test:1935/live/***``."""
+    return f"{RtmpUrl.parse(url).tc_url}/***"
 
 
 def _stream(text: str) -> tuple[str, str]:

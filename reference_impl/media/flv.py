@@ -16,7 +16,6 @@ from reference_impl.media.aac import AudioConfig
 from reference_impl.media.errors import MediaError
 from reference_impl.media.h264 import AvcConfig, has_idr, join_avcc, split_avcc
 from reference_impl.media.stamp import FrameStamp, find_stamp
-from reference_impl.rtmp.messages import MediaKind, MediaMessage
 
 TagKind = Literal["sequence_header", "frame", "end", "other"]
 
@@ -220,19 +219,3 @@ def _amf_value(value: float | bool | str) -> bytes:
     if isinstance(value, str):
         return b"\x02" + _amf_name(value)
     return b"\x00" + struct.pack(">d", value)
-
-
-# --- files -----------------------------------------------------------------------------------------------------
-
-_TAG_TYPES: Mapping[MediaKind, int] = {"audio": 8, "video": 9, "script": 18}
-FILE_HEADER = b"FLV\x01\x05" + (9).to_bytes(4, "big") + bytes(4)
-"""Start of an FLV file that holds audio and video."""
-
-
-def file_tag(message: MediaMessage) -> bytes:
-    """A message as a tag of an FLV file, with the size that follows each tag."""
-    size = len(message.payload)
-    time = message.timestamp & 0xFFFFFFFF
-    head = bytes((_TAG_TYPES[message.kind],)) + size.to_bytes(3, "big")
-    stamped = head + (time & 0xFFFFFF).to_bytes(3, "big") + bytes((time >> 24, 0, 0, 0))
-    return stamped + message.payload + (size + 11).to_bytes(4, "big")

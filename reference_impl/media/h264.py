@@ -15,8 +15,6 @@ from enum import IntEnum
 
 from reference_impl.media.errors import MediaError
 
-START_CODE = b"\x00\x00\x00\x01"
-
 
 class NalType(IntEnum):
     """The NAL unit types that matter here (H.264 table 7-1)."""
@@ -63,11 +61,6 @@ def split_annexb(data: bytes) -> list[bytes]:
     ends = [start - 3 for start in starts[1:]] + [len(data)]
     nals = (data[start:end].rstrip(b"\x00") for start, end in zip(starts, ends, strict=True))
     return [nal for nal in nals if nal]
-
-
-def join_annexb(nals: Iterable[bytes]) -> bytes:
-    """NAL units with a four-byte start code in front of each."""
-    return b"".join(START_CODE + nal for nal in nals)
 
 
 def split_avcc(data: bytes, *, length_size: int = 4) -> list[bytes]:

@@ -14,7 +14,7 @@ import pytest
 
 from harness.capture.merge import write_capture
 from harness.capture.pcapng import EVENTS_INTERFACE, CaptureWriter, event_sentence, read_capture
-from harness.capture.spool import SpooledPacket, write_batch
+from harness.capture.spool import SpooledPacket, encode
 from harness.errors import HarnessError
 from harness.history.events import Event
 
@@ -138,7 +138,7 @@ def test_writing_keeps_up_with_the_fabric(tmp_path: Path) -> None:
 
 
 def spooled(path: Path, times: Sequence[int]) -> Path:
-    write_batch(path, (SpooledPacket(1_000_000 + t, "phone", udp(b"%d" % t), f"fate {t}") for t in times))
+    path.write_bytes(b"".join(encode(SpooledPacket(1_000_000 + t, "phone", udp(b"%d" % t), "sent")) for t in times))
     return path
 
 

@@ -17,6 +17,8 @@ from harness.units import SECOND
 from reference_impl import telemetry
 
 ROLES = {"publisher": "phone", "gateway": "gateway", "viewer": "viewer", "destination": "platform"}
+PIDS = {role: 11 + place for place, role in enumerate(ROLES)}
+"""Of each role's first program; its second one has 10 more."""
 WATCHERS = ("gateway", "viewer", "destination")
 BEFORE_THE_SCRIPT = 3.0
 FPS = 30
@@ -86,11 +88,13 @@ class Story:
         """SIGKILL, and the role's next start."""
         entered = {"fault": f"kill-{role}", "kind": "kill", "scope": "process", "target": role}
         self.tell(at, "engine", "fault:entered", **entered, what=f"{role} killed")
-        self.tell(at, "engine", "fault:left", fault=f"kill-{role}", touched=1)
-        self.tell(at, role, "process:signalled", pid=7, signal="SIGKILL")
-        self.tell(at + 0.01, role, "process:exited", pid=7, signal=9, program=role)
+        receipt = {"pid": PIDS[role], "signal": "SIGKILL"}
+        self.tell(at, "engine", "fault:left", fault=f"kill-{role}", touched=1, receipt=receipt)
+        self.tell(at, role, "process:signalled", pid=PIDS[role], signal="SIGKILL")
+        self.tell(at + 0.01, role, "process:exited", pid=PIDS[role], signal=9, program=role)
         if back is not None:
-            self.tell(back, role, "process:started", pid=8, incarnation=2, program=role)
+            self.tell(back, role, "process:started", pid=PIDS[role] + 10, incarnation=2, program=role)
+            self.tell(back + 0.3, role, "program:ready", role=role)
         return self
 
     def freeze(self, role: str, start: float, end: float, *, missing: int, idr: bool = True) -> Self:
@@ -172,13 +176,18 @@ class Story:
             self.tell(at + 0.1, "gateway", "session:ended", session="s1", reason="shut down")
             self.tell(at + 0.2, "gateway", "egress:stopped", session="s1", egress="platform", reason="shut down")
             self.tell(at + 0.2, "destination", "push:ended", push=1, reason="unpublish")
-        for role in ROLES:
+        for role, pid in self._alive():
             self.tell(at + 0.4, role, "ledger:told", tasks=3, descriptors=9)
             self.tell(at + 0.5, role, "program:stopped", role=role, reason="control")
-            self.tell(at + 0.6, role, "process:exited", program=role, pid=7, expected=True)
+            self.tell(at + 0.6, role, "process:exited", program=role, pid=pid, expected=True)
         self.tell(at + 0.8, "engine", "ledger:taken", moment="after")
         self.tell(at + 0.9, "network", "emulator:measured", packets=90_000, late_p99_us=140.0, late_max_us=900.0)
         return self.tell(at + 1.0, "runner", "run:ended")
+
+    def _alive(self) -> list[tuple[str, int]]:
+        started = [(line.source, line.data["pid"]) for line in self.lines if line.name == "process:started"]
+        exited = [(line.source, line.data["pid"]) for line in self.lines if line.name == "process:exited"]
+        return [process for process in started if process not in exited]
 
 
 def a_live_stream() -> Story:
@@ -189,7 +198,7 @@ def a_live_stream() -> Story:
     story.tell(zero, "runner", "run:started", engine="netns", topology="hotspot", seed=1, roles=ROLES, systems=systems)
     story.tell(zero + 0.1, "engine", "ledger:taken", moment="before")
     for role in ROLES:
-        story.tell(zero + 0.2, role, "process:started", program=role, pid=7, incarnation=1)
+        story.tell(zero + 0.2, role, "process:started", program=role, pid=PIDS[role], incarnation=1)
         story.tell(zero + 0.4, role, "program:ready", role=role)
         story.tell(zero + 0.4, role, "ledger:told", tasks=3, descriptors=9)
     story.tell(zero + 0.5, "publisher", "connect:attempted", connection=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from stories import (
+    PIDS,
     Story,
     a_blip,
     a_drop_with_a_reconnect,
@@ -117,7 +118,19 @@ def gateway_killed_and_back() -> Story:
     """It finds the worker that its predecessor left, ends it, and starts its own."""
     story = a_live_stream().kill(5, "gateway", back=6)
     story.tell(6.5, "gateway", "egress:leftover_ended", egress="platform", worker=40, how="SIGTERM")
-    return story.tell(7, "gateway", "egress:started", session="s2", egress="platform", worker=41).ends(12)
+    story.tell(6.45, "destination", "push:ended", push=1, reason="unpublish")
+    story.tell(7, "gateway", "egress:started", session="s2", egress="platform", worker=41)
+    return story.tell(7.2, "destination", "push:accepted", push=2).ends(12)
+
+
+def stopped_at_loss() -> Story:
+    """The egress ends with the publisher's connection and is started anew when the publisher is back."""
+    story = a_publisher_killed_and_back()
+    named = {"session": "s1", "egress": "platform", "reason": "source lost"}
+    story.tell(5.06, "gateway", "egress:stop_requested", **named)
+    story.tell(5.3, "destination", "push:ended", push=1).tell(5.35, "gateway", "egress:stopped", **named)
+    story.tell(7.3, "gateway", "egress:started", session="s1", egress="platform~2", worker=41)
+    return story.tell(7.5, "destination", "push:accepted", push=2)
 
 
 def gate_without_a_door() -> Story:
@@ -125,8 +138,23 @@ def gate_without_a_door() -> Story:
     return story.tell(9.6, "viewer", "media:undecodable", frame=280, error="no reference picture")
 
 
+def hung_at_the_end() -> Story:
+    """The gateway never finishes its shutdown; the harness kills it after 10 s."""
+    story = drop().without("program:stopped", "gateway").but("process:exited", "gateway", later=10, signal=9)
+    return story.tell(25.4, "gateway", "process:signalled", pid=PIDS["gateway"], signal="SIGKILL")
+
+
+def killed_while_winding_up() -> Story:
+    """The playbook's ``always`` kills the gateway when the script has ended."""
+    story = drop().without("program:stopped", "gateway").but("process:exited", "gateway", signal=9)
+    entered = {"fault": "kill", "kind": "kill", "scope": "process", "target": "gateway"}
+    story.tell(15.2, "engine", "fault:entered", **entered, what="gateway killed")
+    receipt = {"pid": PIDS["gateway"], "signal": "SIGKILL"}
+    return story.tell(15.2, "engine", "fault:left", fault="kill", touched=1, receipt=receipt)
+
+
 def crash() -> Story:
-    return drop().tell(7, "gateway", "process:exited", program="gateway", pid=7, code=1, incarnation=1)
+    return drop().tell(7, "gateway", "process:exited", program="gateway", pid=PIDS["gateway"], code=1, incarnation=1)
 
 
 CASES = [
@@ -146,11 +174,49 @@ CASES = [
     Case(UNKNOWN, "emulator_punctual", "p99 is 3 ms", drop().but("emulator:measured", late_p99_us=3000.0), "3.00 ms"),
     Case(PASS, "emulator_punctual", "p99 is 3 ms and 5 ms are allowed",
          drop().but("emulator:measured", late_p99_us=3000.0), "3.00 ms", {"late_p99": "5 ms"}),
+    Case(UNKNOWN, "emulator_punctual", "one packet was 60 ms late",
+         drop().but("emulator:measured", late_max_us=60_000.0), "at most 60.0 ms"),
+    Case(PASS, "emulator_punctual", "one packet was 60 ms late and 100 ms are allowed",
+         drop().but("emulator:measured", late_max_us=60_000.0), "at most 60.0 ms", {"late_max": "100 ms"}),
+    Case(UNKNOWN, "emulator_punctual", "the ring was too small", drop().but("emulator:measured", ring_lost=3),
+         "3 packets found no room"),
+    Case(UNKNOWN, "emulator_punctual", "packets could not be read", drop().but("emulator:measured", malformed=2),
+         "2 packets of the nodes could not be read"),
+    Case(UNKNOWN, "emulator_punctual", "an interface took nothing and none was off",
+         drop().but("emulator:measured", unsent=9), "9 packets were not taken"),
+    Case(PASS, "emulator_punctual", "an interface took nothing after a kill",
+         a_publisher_gone_for_good().but("emulator:measured", unsent=9), "p99 140 µs"),
+    Case(PASS, "emulator_punctual", "only the capture lacks packets",
+         drop().but("emulator:measured", left_out=9), "p99 140 µs"),
     Case(UNKNOWN, "emulator_punctual", "nobody measured", drop().without("emulator:measured"), "told nothing"),
     Case(PASS, "nothing_crashed", "a kill by the playbook is no crash", a_publisher_gone_for_good(), "0 crashes"),
     Case(FAIL, "nothing_crashed", "the gateway exits by itself", crash(), "exit code 1"),
     Case(FAIL, "nothing_crashed", "a program tells that it failed",
          drop().tell(6, "viewer", "program:failed", role="viewer", error="no such codec"), "no such codec"),
+    Case(FAIL, "nothing_crashed", "a crash in the shut-down that was asked for",
+         drop().but("process:exited", "gateway", code=1), "ended when asked to at t=15.6 s with exit code 1"),
+    Case(FAIL, "nothing_crashed", "the harness's own SIGKILL excuses nobody", hung_at_the_end(), "signal 9"),
+    Case(PASS, "nothing_crashed", "somebody else's program ends as it likes when it is asked to",
+         drop().without("program:ready", "viewer").but("process:exited", "viewer", code=255), "0 crashes"),
+    Case(PASS, "stopped_in_order", "everybody says so and exits with 0", drop(),
+         "in order: publisher, gateway, viewer, destination"),
+    Case(PASS, "stopped_in_order", "who was killed before need not", a_publisher_gone_for_good(),
+         "in order: gateway, viewer, destination"),
+    Case(PASS, "stopped_in_order", "nor who is killed by a fault while the others stop", killed_while_winding_up(),
+         "in order: publisher, viewer, destination"),
+    Case(PASS, "stopped_in_order", "the second life of a program counts", a_publisher_killed_and_back(),
+         "in order: gateway, viewer, destination, publisher"),
+    Case(PASS, "stopped_in_order", "somebody else's program cannot tell", drop().without("program:ready"),
+         "no program of this run can tell"),
+    Case(FAIL, "stopped_in_order", "it hangs and has to be killed", hung_at_the_end(),
+         "gateway had to be ended by signal 9, 10.6 s after the script"),
+    Case(FAIL, "stopped_in_order", "it fails while it shuts down", drop().but("process:exited", "viewer", code=1),
+         "viewer ended with exit code 1"),
+    Case(FAIL, "stopped_in_order", "it leaves without a word", drop().without("program:stopped", "gateway"),
+         "gateway ended without a program:stopped"),
+    Case(FAIL, "stopped_in_order", "nobody saw it end", drop().without("process:exited", "gateway"),
+         "gateway never ended"),
+    Case(UNKNOWN, "stopped_in_order", "the script never ended", drop().without("script:ended"), "has not ended"),
     # --- publisher
     Case(PASS, "outage_detected", "noticed after 1.5 s", drop(), "after 1.50 s", {"within": "2 s"}),
     Case(FAIL, "outage_detected", "noticed after 1.5 s where 1 s is asked", drop(), "after 1.50 s", {"within": "1 s"}),
@@ -261,6 +327,19 @@ CASES = [
     Case(FAIL, "gate_held", "the viewer got what it cannot decode", gate_without_a_door(),
          "1 gaps ended without an IDR"),
     Case(UNKNOWN, "gate_held", "nobody can tell", silent(drop(), *RECEIVERS), "no receiver"),
+    Case(PASS, "status_seen", "after 1.5 s", drop(), "after 1.50 s"),
+    Case(FAIL, "status_seen", "after 1.5 s where 1 s is asked", drop(), 'no "reconnecting"', {"within": "1 s"}),
+    Case(FAIL, "status_seen", "it said that all was well",
+         drop().but("status:changed", status="live"), 'no "reconnecting" in the outage of t=5.00 s; it said "live"'),
+    Case(FAIL, "status_seen", "a second outage goes untold",
+         drop().tell(11, "network", "fault:entered", fault="2", kind="black_hole", target="backhaul", what="again")
+         .tell(14, "network", "fault:left", fault="2", touched=9), "in the outage of t=11.0 s"),
+    Case(PASS, "status_seen", "it had not taken the status back when the next outage came",
+         drop().tell(9.35, "publisher", "status:changed", status="reconnecting")
+         .tell(11, "network", "fault:entered", fault="2", kind="black_hole", target="backhaul", what="again")
+         .tell(14, "network", "fault:left", fault="2", touched=9), "at the slowest of 2"),
+    Case(UNKNOWN, "status_seen", "a blip needs no word", a_blip(), "no outage lasted longer"),
+    Case(UNKNOWN, "status_seen", "the publisher cannot tell", silent(drop(), "publisher"), "tells no status"),
     # --- sessions
     Case(PASS, "session_kept", "one session, two epochs", drop(), "1 opened"),
     Case(FAIL, "session_kept", "a new session after the outage", drop_and_second_session(), "2 opened"),
@@ -324,6 +403,24 @@ CASES = [
     Case(FAIL, "egress_stopped", "the destination still has the push",
          a_publisher_gone_for_good().without("push:ended"), "still has 1 push"),
     Case(UNKNOWN, "egress_stopped", "there is none", silent(drop(), "gateway", "destination"), "nobody told"),
+    Case(PASS, "egress_stopped", "what was started after it came back has no reason to stop", stopped_at_loss(),
+         "each 1 times, 300 ms later", {"after": "session_lost"}),
+    Case(FAIL, "egress_stopped", "the second life does not excuse the first",
+         stopped_at_loss().without("egress:stopped").without("egress:stop_requested"), "platform stopped 0 times",
+         {"after": "session_lost"}),
+    Case(PASS, "leftover_ended", "found, ended, and only then replaced", gateway_killed_and_back(),
+         "1 ended, 500 ms after the start"),
+    Case(FAIL, "leftover_ended", "later than asked", gateway_killed_and_back(), "worker 40 was ended 500 ms after",
+         {"within": "400 ms"}),
+    Case(FAIL, "leftover_ended", "never found", gateway_killed_and_back().without("egress:leftover_ended"),
+         "worker 40 was never ended"),
+    Case(FAIL, "leftover_ended", "its successor pushed beside it",
+         gateway_killed_and_back().but("push:ended", later=1), "two pushers at once at t=7.20 s (push:accepted)"),
+    Case(FAIL, "leftover_ended", "its successor was refused while it still pushed",
+         gateway_killed_and_back().tell(6.3, "destination", "push:refused", code="BadName"), "(push:refused)"),
+    Case(UNKNOWN, "leftover_ended", "no gateway was killed", drop(), "no gateway that had an egress"),
+    Case(UNKNOWN, "leftover_ended", "the destination cannot tell", silent(gateway_killed_and_back(), "destination"),
+         "tells of no pushes"),
     Case(PASS, "honest_status", "4 s of silence are no lie yet", drop(), "4.40 s silent"),
     Case(FAIL, "honest_status", "active through 55 s of silence", lying_egress(), "without media"),
     Case(FAIL, "honest_status", "called failed while media arrives", buried_alive(), "went on arriving"),

@@ -66,3 +66,18 @@ def test_explain_explains_a_playbook_by_its_name(capsys: pytest.CaptureFixture[s
 def test_explain_of_an_unknown_playbook_says_what_was_probably_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "hotspot/backhaul_drop_4"]) == 2
     assert "did you mean 'hotspot/backhaul_drop_4s'?" in capsys.readouterr().err
+
+
+def test_an_unknown_playbook_of_a_known_folder_is_answered_with_what_is_in_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["explain", "hotspot/zzz"]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean" not in told and "in hotspot there is hotspot/" in told and "tcp/" not in told
+
+
+def test_an_unknown_playbook_unlike_any_other_is_answered_with_where_to_look(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["explain", "weather_forecast"]) == 2
+    assert "no playbook is called 'weather_forecast'; see `deadair list`" in capsys.readouterr().err

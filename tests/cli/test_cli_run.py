@@ -38,9 +38,12 @@ class Desk:
         return self._python("-m", "pytest", *options, *words)
 
     def _python(self, *words: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, *words, before=before)
+
+    def run(self, *words: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "playbook")])
         return subprocess.run(
-            [sys.executable, *words],
+            words,
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": path, "PYTEST_PLUGINS": "fake_lab"},
             preexec_fn=before,
@@ -83,8 +86,8 @@ def test_a_failure_is_1_and_says_why_and_how_to_repeat_it(desk: Desk) -> None:
     assert done.returncode == 1
     replay = next(line for line in done.stdout.splitlines() if line.strip().startswith("replay"))
     words = shlex.split(replay)[1:]
-    assert words[:2] == ["deadair", "run"] and words[3:] == ["--seed", "7"]
-    assert desk.deadair(*words[2:]).returncode == 1, "the replay line works as it stands"
+    assert words[-3:] == ["--seed", "7", "--no-packets"]
+    assert desk.run(*words).returncode == 1, "the replay line works as it stands"
 
 
 @pytest.mark.parametrize(
@@ -165,14 +168,49 @@ def test_a_disk_that_fills_up_with_the_report_is_2_with_a_cure(desk: Desk) -> No
     assert "report.html cannot be written" in done.stdout + done.stderr
 
 
-def test_ctrl_c_is_2_and_leaves_a_history_that_is_cut_short(desk: Desk) -> None:
-    done = desk.deadair(desk.playbook("stopped", mood="ctrl_c"))
+@pytest.mark.parametrize("mood", ["ctrl_c", "terminated"])
+def test_ctrl_c_and_sigterm_are_2_and_leave_a_report_on_what_there_is(desk: Desk, mood: str) -> None:
+    done = desk.deadair(desk.playbook("stopped", mood=mood))
     no_traceback(done)
     assert done.returncode == 2
-    assert "interrupted; nothing was left behind" in done.stderr
-    history = (desk.latest() / "stopped" / "events.jsonl").read_text().splitlines()
+    reports = next(path for path in (desk.folder / "reports").iterdir() if path.name.startswith("2"))
+    told = next(line for line in done.stderr.splitlines() if "interrupted; nothing was left behind" in line)
+    assert told.endswith(f"what there is stands in reports/{reports.name}/report.html")
+    assert (reports / "report.html").exists()
+    run = desk.latest() / "stopped"
+    history = (run / "events.jsonl").read_text().splitlines()
     assert "run:interrupted" in "".join(history) and '"closed"' not in history[-1]
     assert "lab:closed" in "".join(history)
+    assert json.loads((run / "run.json").read_text())["error"] and (run / "report.html").exists()
+
+
+def test_an_interrupted_run_keeps_its_packets_as_a_capture_and_no_spool(desk: Desk) -> None:
+    done = desk.run(sys.executable, "-m", "harness.cli", "run", desk.playbook("stopped", mood="ctrl_c"))
+    assert done.returncode == 2
+    run = desk.latest() / "stopped"
+    assert (run / "capture.pcapng").exists() and not (run / "capture.spool").exists()
+
+
+def test_a_run_is_judged_again_where_it_was_moved_and_by_the_playbook_of_its_time(desk: Desk) -> None:
+    path = desk.playbook("good")
+    assert desk.deadair(path).returncode == 0
+    (desk.latest() / "good").rename(desk.folder / "elsewhere")
+    (desk.folder / path).write_text("expect: nothing of this", encoding="utf-8")
+    done = desk.run(sys.executable, "-m", "harness.cli", "report", "elsewhere")
+    no_traceback(done)
+    assert done.returncode == 0 and "good passed" in done.stdout, done.stderr
+
+
+def test_without_pyav_nothing_runs_and_the_cure_is_one_line(desk: Desk) -> None:
+    hide = "import sys, importlib.util as u; f = u.find_spec\n"
+    hide += "u.find_spec = lambda name, *a: None if name == 'av' else f(name, *a)\n"
+    hide += "from harness.cli import main; sys.exit(main())"
+    done = desk.run(sys.executable, "-c", hide, "run", desk.playbook("one"), desk.playbook("two"))
+    no_traceback(done)
+    assert done.returncode == 2 and not (desk.folder / "reports").exists()
+    assert done.stderr.splitlines() == [
+        "the reference programs need PyAV; install the extra: pip install 'deadair[media]'"
+    ]
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------
@@ -244,7 +282,7 @@ def test_a_wrong_system_in_the_playbook_is_told_by_its_line(desk: Desk) -> None:
 def test_a_system_of_the_command_line_is_in_the_replay_line_and_the_history(desk: Desk) -> None:
     done = desk.deadair(desk.playbook("good"), "--system", "publisher=reference-no-idr", "--json")
     (run,) = json.loads(done.stdout)
-    assert run["replay"].endswith("--system publisher=reference-no-idr")
+    assert run["replay"].endswith("--system publisher=reference-no-idr --no-packets")
     first = (Path(run["run_dir"]) / "events.jsonl").read_text().splitlines()[1]
     assert json.loads(first)["data"]["systems"]["publisher"] == "reference-no-idr"
 

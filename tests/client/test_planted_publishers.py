@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,13 +13,16 @@ from types import ModuleType
 import pytest
 from rtmp_bed import Bed, PreparedSource
 
-from harness.systems.planted import deaf_watchdog, hasty, no_idr, quitter, silent_drop
+from harness.systems.planted import deaf_watchdog, hammers, hasty, keeps_quiet, no_idr, quitter, silent_drop
 from reference_impl.client.parts import OnMessage, Source
 from reference_impl.client.publish import main
+from reference_impl.machines.backoff import Backoff
+from reference_impl.machines.reconnect import Reconnect, ReconnectSettings
+from reference_impl.machines.reconnect_events import OpenConnection, Start, Tick
 from reference_impl.media.encoder import SourceSettings
 from reference_impl.rtmp.tcp_state import TcpOptions, abort
 
-VARIANTS = ("deaf_watchdog", "hasty", "no_idr", "quitter", "silent_drop")
+VARIANTS = ("deaf_watchdog", "hammers", "hasty", "keeps_quiet", "no_idr", "quitter", "silent_drop")
 
 
 @pytest.fixture(params=VARIANTS)
@@ -98,3 +103,23 @@ async def test_the_silent_dropper_resets_the_old_connection_before_it_has_a_new_
         assert len(bed.told.named("connect:established")) == 1
         await bed.server.start(port=bed.port)
         await bed.until_told("reconnect:completed")
+
+
+@pytest.mark.parametrize(("make", "most"), [(Reconnect, 5), (hammers.PARTS.reconnect, 1000)], ids=["real", "hammer"])
+def test_the_hammer_dials_many_times_a_second_while_nobody_answers(
+    make: Callable[[ReconnectSettings, Backoff], Reconnect], most: int
+) -> None:
+    machine = make(ReconnectSettings(), Backoff(random.Random(1)))
+    actions, now = machine.handle(Start(), now=0.0), 0.0
+    while (now := machine.next_deadline() or 1.0) < 1.0:
+        actions += machine.handle(Tick(), now=now)
+    dialled = sum(isinstance(action, OpenConnection) for action in actions)
+    assert most / 25 < dialled <= most
+
+
+async def test_the_quiet_one_is_live_all_the_time_by_its_own_account() -> None:
+    async with Bed(parts=keeps_quiet.PARTS) as bed:
+        first = await bed.live()
+        abort(first.connection.transport)
+        await bed.until_told("reconnect:completed")
+        assert "reconnecting" not in bed.statuses()

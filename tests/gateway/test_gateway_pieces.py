@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from gateway_stage import Camera, Publisher, free_port, gateway
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from reference_impl.gateway.feed import FeedError, FrameKind, FrameReader, Media
 from reference_impl.gateway.packets import GopCache, Headers, Packet
 from reference_impl.gateway.records import Records, WorkerRecord, end_leftover, start_time_of
 from reference_impl.gateway.serve import main
-from reference_impl.gateway.settings import Output, ViewerSettings, build_parser, read_settings
+from reference_impl.gateway.settings import Output, ViewerSettings, build_parser, read_settings, redacted
 from reference_impl.gateway.viewer import Viewer
 from reference_impl.machines.keyframe_gate import JoinGate, PacketKind
 from reference_impl.rtmp.messages import MediaKind, MediaMessage
@@ -65,6 +66,55 @@ def test_a_wrong_option_is_refused_with_an_example(words: str, capsys: pytest.Ca
         main(words.split())
     assert ended.value.code == 2
     assert "write" in capsys.readouterr().err
+
+
+def test_streams_and_outputs_can_stand_in_files_where_ps_does_not_see_their_keys(tmp_path: Path) -> None:
+    (tmp_path / "streams").write_text("# cameras\nlive/cam1=secret\n\nlive/cam2=other\n")
+    (tmp_path / "outputs").write_text("rtmp://p.test/live/key#source_lost=stop\n")
+    words = ["--stream-file", f"{tmp_path}/streams", "--egress-file", f"{tmp_path}/outputs", "--stream", "live/x=y"]
+    settings = read_settings(build_parser().parse_args(words))
+    assert settings.streams == {"live/x": "y", "live/cam1": "secret", "live/cam2": "other"}
+    assert settings.outputs == (Output("rtmp://p.test:1935/live/key", "", "stop"),)
+
+
+@pytest.mark.parametrize("option", ["--stream-file", "--egress-file"])
+def test_a_wrong_line_of_such_a_file_is_told_by_its_number_and_not_repeated(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("\np.test/hush\n")
+    with pytest.raises(SystemExit):
+        main([option, f"{tmp_path}/file"])
+    told = capsys.readouterr().err
+    assert f"{option} {tmp_path}/file, line 2: write it as for {option.removesuffix('-file')}" in told
+    assert "hush" not in told
+    with pytest.raises(SystemExit):
+        main([option, f"{tmp_path}/missing"])
+    assert "missing cannot be read" in capsys.readouterr().err
+
+
+def test_a_url_is_told_without_its_key() -> None:
+    assert redacted("rtmp://p.test/live/sub/key?auth=x") == "rtmp://p.test:1935/live/sub/***"
+
+
+async def test_a_gateway_tells_and_remembers_no_stream_key(tmp_path: Path) -> None:
+    port = free_port()
+    async with gateway("--egress", f"rtmp://127.0.0.1:{port}/live/hush?auth=hush", state=tmp_path) as gw:
+        publisher = await Publisher(gw.publish_url).connect()
+        publisher.send(Camera().headers())
+        started = await gw.told("egress:started")
+        status = await gw.ask("status")
+        records = [path.read_text() for path in (tmp_path / "egress").iterdir()]
+        assert started["url"] == f"rtmp://127.0.0.1:{port}/live/***"
+        assert len(records) == 1
+        assert not [text for text in (json.dumps(status), json.dumps(gw.events), *records) if "hush" in text]
+
+
+def test_records_are_for_their_owner_only(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.add(WorkerRecord(1, 2, "x", "rtmp://p.test/live/***"))
+    records.next_incarnation()
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o600}
 
 
 # --- credentials ---------------------------------------------------------------------------------------------------

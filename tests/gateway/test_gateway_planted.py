@@ -11,7 +11,18 @@ import pytest
 from gateway_stage import Camera, GatewayProcess, Player, Publisher, alive, frame_of, gateway, is_idr, platform, until
 
 REFERENCE = "reference_impl.gateway.serve"
-VARIANTS = ("no_gate", "forgets_egress", "double_stop", "refuses_returning", "ends_at_once")
+VARIANTS = (
+    "no_gate",
+    "forgets_egress",
+    "double_stop",
+    "refuses_returning",
+    "ends_at_once",
+    "hangs_at_stop",
+    "always_active",
+    "ends_too_late",
+    "ignores_epochs",
+    "forgets_workers",
+)
 
 
 def planted(variant: str) -> str:
@@ -44,22 +55,25 @@ def test_every_variant_says_what_is_wrong_with_it_and_who_catches_it(variant: st
 
 
 @either("no_gate")
-async def test_after_a_reconnect_the_first_picture_is_an_idr(module: str, defect: bool) -> None:
+async def test_a_connection_that_begins_in_the_middle_of_a_gop_is_withheld_until_its_idr(
+    module: str, defect: bool
+) -> None:
     async with gateway(module=module) as gw:
-        camera = Camera(gop=200)
+        camera = Camera(gop=30)
         first = await Publisher(gw.publish_url).connect()
-        await first.stream(camera, shots=30, pace=0.01)
+        await first.stream(camera, shots=35, pace=0.01)
         player = await Player(gw.play_url).connect()
         await first.stream(camera, shots=10, headers=False, pace=0.01)
         await until("the pictures so far", lambda: player.frames)
         first.connection.abort()
         await gw.told("session:lost")
         second = await Publisher(gw.publish_url).connect()
-        camera.frame = 200
+        camera.frame = 310
         await second.stream(camera, shots=40, pace=0.01)
         await until("the new pictures", lambda: player.frames[-1] == camera.frame - 1)
-        new = next(message for message in player.pictures if (frame_of(message) or 0) >= 200)
+        new = next(message for message in player.pictures if (frame_of(message) or 0) >= 300)
         assert is_idr(new) != defect
+        assert (gw.named("gate:opened")[-1]["withheld"] == 0) == defect
 
 
 @either("forgets_egress")
@@ -113,3 +127,39 @@ async def test_a_reset_connection_does_not_end_the_session(module: str, defect: 
         status = await gw.ask("status")
         assert (status["sessions"] == []) == defect
         assert bool(gw.named("session:ended")) == defect
+
+
+@either("ignores_epochs")
+async def test_the_close_of_an_old_connection_does_not_harm_the_new_one(module: str, defect: bool) -> None:
+    async with gateway(module=module) as gw:
+        ghost = await Publisher(gw.publish_url).connect()
+        await ghost.stream(Camera(), shots=3)
+        await asyncio.sleep(1.05)
+        back = await Publisher(gw.publish_url).connect()
+        await gw.told("session:taken_over")
+        await back.stream(Camera(), shots=3)
+        status = await gw.ask("status")
+        assert (status["sessions"][0]["state"] != "live") == defect
+        assert bool(gw.named("session:lost", epoch=1)) == defect
+
+
+@either("ends_too_late")
+async def test_the_session_ends_when_its_window_has_run_out(module: str, defect: bool) -> None:
+    async with gateway("--reconnect-window", "1s", module=module) as gw:
+        publisher = await Publisher(gw.publish_url).connect()
+        await publisher.stream(Camera(), shots=3)
+        publisher.connection.abort()
+        lost = await gw.told("session:lost")
+        assert (lost["window_s"] > 1.0) == defect
+
+
+@either("hangs_at_stop")
+async def test_a_gateway_that_is_told_to_stop_ends(module: str, defect: bool) -> None:
+    async with gateway(module=module) as gw:
+        gw.signal(signal.SIGTERM)
+        await gw.told("program:stopped")
+        await asyncio.sleep(1.0)
+        assert gw.process is not None
+        assert (gw.process.returncode is None) == defect
+        if defect:
+            gw.signal(signal.SIGKILL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from reference_impl.media.encoder import SourceSettings
@@ -121,3 +121,23 @@ class Screening:
         for message in messages:
             self.watcher.feed(message, now=self.now)
             self.wait(every)
+
+
+def join_annexb(nals: Iterable[bytes]) -> bytes:
+    """NAL units with a four-byte start code in front of each."""
+    return b"".join(b"\x00\x00\x00\x01" + nal for nal in nals)
+
+
+def flv_file(messages: Iterable[MediaMessage]) -> bytes:
+    """An FLV file of these messages."""
+    header = b"FLV\x01\x05" + (9).to_bytes(4, "big") + bytes(4)
+    return header + b"".join(map(_flv_tag, messages))
+
+
+def _flv_tag(message: MediaMessage) -> bytes:
+    kind = {"audio": 8, "video": 9, "script": 18}[message.kind]
+    size, time = len(message.payload), message.timestamp & 0xFFFFFFFF
+    head = (
+        bytes((kind,)) + size.to_bytes(3, "big") + (time & 0xFFFFFF).to_bytes(3, "big") + bytes((time >> 24, 0, 0, 0))
+    )
+    return head + message.payload + (size + 11).to_bytes(4, "big")

@@ -14,7 +14,7 @@ import pytest
 from av.container import InputContainer
 from hypothesis import given
 from hypothesis import strategies as st
-from media_bed import SMALL, Tape
+from media_bed import SMALL, Tape, flv_file
 
 from reference_impl.media import flv
 from reference_impl.media.aac import AudioConfig
@@ -112,7 +112,7 @@ def test_a_broken_audio_specific_config_is_refused(data: bytes) -> None:
 
 
 def recording(tape: Tape) -> bytes:
-    return flv.FILE_HEADER + b"".join(flv.file_tag(message) for message in [*tape.headers, *tape.messages])
+    return flv_file([*tape.headers, *tape.messages])
 
 
 def test_what_we_write_ffmpegs_library_reads_and_decodes() -> None:

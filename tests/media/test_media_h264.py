@@ -9,7 +9,7 @@ import av
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_bed import SMALL
+from media_bed import SMALL, join_annexb
 
 from reference_impl.media import h264
 from reference_impl.media.encoder import H264Encoder, SourceSettings
@@ -33,7 +33,7 @@ def test_no_start_code_can_occur_in_an_escaped_payload(payload: bytes) -> None:
 
 @given(st.lists(nal, max_size=6))
 def test_annexb_and_avcc_carry_the_same_nal_units(nals: list[bytes]) -> None:
-    assert h264.split_annexb(h264.join_annexb(nals)) == nals
+    assert h264.split_annexb(join_annexb(nals)) == nals
     assert h264.split_avcc(h264.join_avcc(nals)) == nals
 
 

@@ -8,10 +8,10 @@ import av
 from av.container import InputContainer
 from hypothesis import given
 from hypothesis import strategies as st
-from media_bed import Tape
+from media_bed import Tape, flv_file, join_annexb
 
 from reference_impl.media import flv
-from reference_impl.media.h264 import NalType, join_annexb, nal_type, split_annexb
+from reference_impl.media.h264 import NalType, nal_type, split_annexb
 from reference_impl.media.stamp import STAMP_UUID, FrameStamp, find_stamp, insert_stamp, stamp_of
 
 u64 = st.integers(min_value=0, max_value=2**64 - 1)
@@ -61,7 +61,7 @@ def test_stamps_survive_encoding_and_the_flv_framing() -> None:
 
 def test_stamps_survive_ffmpegs_own_demuxer() -> None:
     tape = Tape().record(1.0)
-    file = flv.FILE_HEADER + b"".join(flv.file_tag(message) for message in [*tape.headers, *tape.messages])
+    file = flv_file([*tape.headers, *tape.messages])
     with av.open(io.BytesIO(file), format="flv") as container:
         assert isinstance(container, InputContainer)
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]

@@ -6,8 +6,11 @@ import asyncio
 import os
 import random
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from netns_support import WITHIN_S, Events, MakeLab, ideal
 
 from harness.capture.spool import FILE_NAME, read_packets
-from harness.engines.netns import Lab, leftovers
+from harness.engines.netns import Lab, channel, forgeclient, leftovers
 from harness.engines.netns.forgeclient import Forge, shared_forge
 from harness.engines.netns.probes import denial
 from harness.engines.netns.process import NodeProcess
@@ -24,6 +27,7 @@ from harness.history.events import EVENTS
 
 pytestmark = pytest.mark.netns
 
+TREE = str(Path(leftovers.__file__).parents[3])
 SERVER = """
 import socket, sys
 family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
@@ -118,10 +122,7 @@ async def test_names_of_the_world_do_not_resolve(make_lab: MakeLab) -> None:
 async def test_a_program_of_the_reference_answers_and_its_telemetry_arrives(make_lab: MakeLab, events: Events) -> None:
     lab = await make_lab()
     argv = [sys.executable, "-c", CONTROLLED]
-    tree = str(Path(leftovers.__file__).parents[3])
-    program = await lab.start(
-        "phone", source="publisher", program="reference", argv=argv, env={"PYTHONPATH": tree}, harnessed=True
-    )
+    program = await lab.start("phone", source="publisher", program="x", argv=argv, env={"PYTHONPATH": TREE})
     assert await events.until("program:ready") == {"role": "publisher", "detail": "test"}
     assert await program.request("status", number=21) == {"doubled": 42}
     with pytest.raises(HarnessError, match="no verb 'dance'"):
@@ -138,13 +139,58 @@ async def test_a_program_of_the_reference_answers_and_its_telemetry_arrives(make
         await program.request("status", number=1)
 
 
-async def test_a_program_that_does_not_stop_is_killed(make_lab: MakeLab) -> None:
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(0)); print(1, flush=True); time.sleep(99)"
+
+
+@pytest.mark.parametrize("harnessed", [True, False], ids=["reference", "third-party"])
+async def test_a_program_that_does_not_stop_is_killed_and_that_is_not_an_expected_end(
+    make_lab: MakeLab, events: Events, tmp_path: Path, harnessed: bool
+) -> None:
     lab = await make_lab()
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"
-    stubborn = await _run(lab, "phone", code)
+    argv = [sys.executable, "-c", STUBBORN]
+    stubborn = await lab.start("phone", source="phone", program="python", argv=argv, harnessed=harnessed)
+    await _logged(tmp_path / "logs/phone.log", "1")
     await asyncio.wait_for(stubborn.stop(within_ns=300_000_000), WITHIN_S)
-    assert stubborn.exit is not None
-    assert stubborn.exit.signal == 9
+    exited = await events.until("process:exited")
+    assert (exited["signal"], exited["expected"]) == (9, False)
+    assert [data["signal"] for _, data in events.named("process:signalled")] == ["SIGTERM", "SIGKILL"]
+
+
+async def test_a_program_that_does_not_answer_gets_time_for_sigterm(
+    make_lab: MakeLab, events: Events, tmp_path: Path
+) -> None:
+    lab = await make_lab()
+    deaf = await lab.start("phone", source="phone", program="python", argv=[sys.executable, "-c", DEAF])
+    await _logged(tmp_path / "logs/phone.log", "1")
+    await asyncio.wait_for(deaf.stop(within_ns=2_000_000_000), WITHIN_S)
+    exited = await events.until("process:exited")
+    assert (exited["code"], exited["signal"], exited["expected"]) == (0, 0, True)
+
+
+async def test_a_program_of_the_reference_that_stops_with_another_code_than_0_has_crashed(
+    make_lab: MakeLab, events: Events
+) -> None:
+    lab = await make_lab()
+    code = CONTROLLED.replace("sys.exit(asyncio.run(", "sys.exit(3 + asyncio.run(")
+    argv = [sys.executable, "-c", code]
+    program = await lab.start("phone", source="publisher", program="x", argv=argv, env={"PYTHONPATH": TREE})
+    await events.until("program:ready")
+    await program.stop()
+    exited = await events.until("process:exited")
+    assert (exited["code"], exited["expected"]) == (3, False)
+
+
+async def test_a_third_party_program_may_end_with_a_code_of_its_own_when_it_is_stopped(
+    make_lab: MakeLab, events: Events, tmp_path: Path
+) -> None:
+    """ffmpeg ends with 255 after SIGTERM and calls that a normal exit."""
+    lab = await make_lab()
+    program = await _run(lab, "phone", DEAF.replace("exit(0)", "exit(255)"))
+    await _logged(tmp_path / "logs/phone.log", "1")
+    await program.stop()
+    exited = await events.until("process:exited")
+    assert (exited["code"], exited["expected"]) == (255, True)
 
 
 async def test_an_exit_is_told_with_its_code_and_as_unexpected(make_lab: MakeLab, events: Events) -> None:
@@ -276,40 +322,117 @@ async def test_a_lab_whose_forwarder_was_killed_says_so_and_is_gone(make_lab: Ma
     assert _all_gone()
 
 
+async def test_a_lab_whose_forwarder_fails_says_why_at_every_call(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab = await make_lab()
+    program = await _run(lab, "phone", "import time; time.sleep(99)")
+    channel.send(lab._wire._end, ("an order without a number",))
+    async with asyncio.timeout(WITHIN_S):
+        await asyncio.wait([lab._init.closed])
+        for call in (lab.ledger("dead?"), lab.measure(), lab.heal("f1"), program.stop()):
+            with pytest.raises(HarnessError, match=r"forwarder failed: ValueError.*not enough values") as caught:
+                await call
+            assert "forwarder.log" in caught.value.cure
+    log = (tmp_path / "logs/forwarder.log").read_text()
+    assert log.count("Traceback") == 1
+    assert log.rstrip().splitlines()[-1].startswith("ValueError: not enough values")
+    await lab.close()
+    assert _all_gone()
+
+
 async def test_a_lab_that_cannot_be_built_says_why(tmp_path: Path, namespaces: None, events: Events) -> None:
     setpriv = shutil.which("setpriv")
     if setpriv is None or os.geteuid() != 0:
         pytest.skip("needs root and setpriv to take a capability away")
     without = [setpriv, "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
     forge = Forge(prefix=without)
-    with pytest.raises(HarnessError, match=r"no namespaces.*Operation not permitted(?s:.*)deadair doctor"):
-        await Lab.up(ideal(), seed=1, run_dir=tmp_path, on_event=events, forge=forge, rootless=False)
-    forge.close()
+    try:
+        with pytest.raises(HarnessError, match=r"no namespaces.*Operation not permitted(?s:.*)deadair doctor"):
+            await Lab.up(ideal(), seed=1, run_dir=tmp_path, on_event=events, forge=forge, rootless=False)
+    finally:
+        forge.close()
 
 
-async def test_an_unprivileged_user_gets_a_lab(tmp_path: Path, namespaces: None, events: Events) -> None:
-    python, setpriv = "/usr/bin/python3", shutil.which("setpriv")
-    if os.geteuid() != 0 or setpriv is None or shutil.which(python) is None:
-        pytest.skip("needs root, setpriv and /usr/bin/python3 to become nobody")
+SYSTEM_PYTHON = "/usr/bin/python3"
+NOBODY = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+POWERLESS = ["--bounding-set=-all,+setfcap", "--inh-caps=-all"]
+"""Root without capabilities; the kernel wants CAP_SETFCAP of whoever maps user 0 into a namespace (since 5.12)."""
+
+
+def _unprivileged() -> list[Any]:
+    """(options of setpriv, interpreter): nobody too, where there is a like interpreter that nobody can execute."""
+    ways = [pytest.param(POWERLESS, sys.executable, id="powerless root")]
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if Path(SYSTEM_PYTHON).resolve().name == f"python{version}":
+        ways.append(pytest.param(NOBODY, SYSTEM_PYTHON, id="nobody"))
+    return ways
+
+
+@pytest.fixture
+def open_tree(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that everybody can read, with all that the forge imports, whoever may read the checkout."""
+    found = "import sys, harness.engines.netns.forge; print(*{name.partition('.')[0] for name in sys.modules})"
+    listed = subprocess.run(
+        [sys.executable, "-P", "-c", found],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([TREE, *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    packages = [TREE, *(entry for entry in sys.path if entry.endswith("site-packages"))]
+    with tempfile.TemporaryDirectory(prefix="deadair-open-", dir="/tmp") as name:
+        tree = Path(name)
+        for source in (Path(root, module) for root in packages for module in listed.stdout.split()):
+            if source.is_dir():
+                shutil.copytree(source, tree / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.with_suffix(".py").is_file():
+                shutil.copy(source.with_suffix(".py"), tree)
+        for entry in [tree, *tree.rglob("*")]:
+            entry.chmod(0o755 if entry.is_dir() else 0o644)
+        monkeypatch.setattr(forgeclient, "_TREE", name)
+        monkeypatch.setattr(forgeclient, "_START", str(tree / "harness/engines/netns/forgestart.py"))
+        monkeypatch.setattr(sys, "path", [name])
+        monkeypatch.chdir(name)
+        yield tree
+
+
+@pytest.mark.parametrize(("options", "python"), _unprivileged())
+async def test_an_unprivileged_user_gets_a_lab(
+    open_tree: Path, namespaces: None, events: Events, options: list[str], python: str
+) -> None:
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() != 0 or setpriv is None:
+        pytest.skip("needs root and setpriv to give privileges up")
     if denial(rootless=True):
         pytest.skip("user namespaces are denied")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
-    forge = Forge(prefix=[setpriv, "--reuid=65534", "--regid=65534", "--clear-groups"], python=python)
+    run_dir = open_tree / "run"
+    run_dir.mkdir(mode=0o755)
+    forge = Forge(prefix=[setpriv, *options], python=python)
     try:
         forge.wait_ready()
-    except HarnessError:
-        pytest.skip("nobody cannot read this checkout or its packages")
-    lab = await Lab.up(ideal(), seed=1, run_dir=tmp_path, on_event=events, forge=forge)
-    assert lab.facts["rootless"] is True
+        lab = await Lab.up(ideal(), seed=1, run_dir=run_dir, on_event=events, forge=forge)
+        try:
+            assert lab.facts["rootless"] is True
+            assert len(await lab.echo("phone", "gateway", count=3)) == 3
+            argv = ["sh", "-c", "getent hosts gateway.test"]
+            process = await lab.start("phone", source="id", program="sh", argv=argv, harnessed=False)
+            assert (await _ended(process)).code == 0
+            assert "198.18.2.2" in (run_dir / "logs/id.log").read_text()
+        finally:
+            await lab.close()
+    finally:
+        forge.close()
+
+
+async def test_a_capture_whose_writer_dies_is_cut_and_the_lab_goes_on(make_lab: MakeLab, events: Events) -> None:
+    lab = await make_lab(capture=True)
+    (writer,) = [pid for pid in _lab_processes() if leftovers._comm(pid) == "deadair-capture"]
+    os.kill(writer, 9)
     assert len(await lab.echo("phone", "gateway", count=3)) == 3
-    process = await lab.start(
-        "phone", source="id", program="sh", argv=["sh", "-c", "getent hosts gateway.test"], harnessed=False
-    )
-    assert (await _ended(process)).code == 0
-    assert "198.18.2.2" in (tmp_path / "logs/id.log").read_text()
+    await asyncio.sleep(0.25)  # over two of the capture's flushes
+    assert len(await lab.echo("phone", "gateway", count=3)) == 3
     await lab.close()
-    forge.close()
+    assert events.named("emulator:measured")[0][1]["left_out"] > 0
 
 
 async def test_a_lab_of_five_nodes_comes_up_and_goes_quickly(make_lab: MakeLab) -> None:

@@ -10,7 +10,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
-from harness.capture.spool import SpooledPacket, encode, read_packets, write_batch
+from harness.capture.spool import SpooledPacket, encode, read_packets
 from harness.engines.netns import channel, netlink
 from harness.engines.netns.histogram import Histogram
 from harness.engines.netns.nodes import _endpoint
@@ -29,8 +29,7 @@ PACKETS = [
 
 
 def test_what_is_spooled_is_read_back(tmp_path: Path) -> None:
-    write_batch(tmp_path / "spool", PACKETS[:1])
-    write_batch(tmp_path / "spool", PACKETS[1:])
+    (tmp_path / "spool").write_bytes(b"".join(map(encode, PACKETS)))
     assert list(read_packets(tmp_path / "spool")) == PACKETS
 
 

@@ -16,11 +16,16 @@ from scapy.packet import Raw
 from harness.network import segments
 from harness.network.checksum import checksum, corrected, word_sum
 from harness.network.flow import FlowTable
-from harness.network.packet import ACK, SYN, MalformedPacketError, PacketParser, packet_from_ip
+from harness.network.packet import ACK, SYN, MalformedPacketError, Packet, PacketParser
 
 ports = st.integers(0, 65535)
 v4 = st.integers(0, 2**32 - 1).map(lambda n: str(IPv4Address(n)))
 v6 = st.integers(0, 2**128 - 1).map(lambda n: str(IPv6Address(n)))
+
+
+def packet_from_ip(raw: bytes) -> Packet:
+    """With flows of its own."""
+    return PacketParser(FlowTable()).parse(raw)
 
 
 @given(st.binary(min_size=2, max_size=60), st.binary(min_size=2, max_size=2), st.integers(0, 28))

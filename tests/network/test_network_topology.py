@@ -59,7 +59,8 @@ def test_every_preset_plays_every_role_and_the_catalogue_is_complete() -> None:
 
 
 def test_a_changed_link_makes_a_new_value() -> None:
-    worse = HOTSPOT.with_changes("backhaul", delay=200 * MILLISECOND)
+    backhaul = HOTSPOT.link("backhaul")
+    worse = HOTSPOT.with_link("backhaul", up=backhaul.up.changed(delay=200 * MILLISECOND))
     assert worse.link("backhaul").up.delay == 200 * MILLISECOND
     assert worse.link("backhaul").down.rate == HOTSPOT.link("backhaul").down.rate
     assert HOTSPOT.link("backhaul").up.delay == 25 * MILLISECOND

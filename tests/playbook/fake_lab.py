@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pytest
 
 from harness import runs
+from harness.capture.spool import FILE_NAME as SPOOL_FILE
 from harness.errors import HarnessError
 from harness.faults import Fault
 from harness.network.topology import Topology
@@ -25,7 +26,18 @@ from harness.playbook.engine import EventSink
 
 MS = 1_000_000
 Mood = Literal[
-    "good", "ends", "mute", "blank", "stranger", "refuses", "stubborn", "deaf", "fragile", "ctrl_c", "chatty"
+    "good",
+    "ends",
+    "mute",
+    "blank",
+    "stranger",
+    "refuses",
+    "stubborn",
+    "deaf",
+    "fragile",
+    "ctrl_c",
+    "terminated",
+    "chatty",
 ]
 RECEIVERS = ("viewer", "viewer2", "destination")
 _MEDIA = {"frame": 1, "idr": True, "parameter_sets": True, "decoded": True, "delay_ms": 5.0}
@@ -85,6 +97,8 @@ class FakeRunning:
                 self._tell("log:written", line=f"line {number} of a program that tells everything twice")
         if self._mood == "ctrl_c":
             os.kill(os.getpid(), signal.SIGINT)
+        if self._mood == "terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _refuse(self) -> None:
         why = {"code": "BadName", "reason": "", "setting": "takeover"}
@@ -166,7 +180,8 @@ class FakeLab:
     async def close(self) -> None:
         self.calls.append("close")
         late = {"late_p50_us": 1, "late_p99_us": 2, "late_max_us": 3}
-        self.tell("-", "network", "emulator:measured", {"packets": 1, **late, "histogram": {}})
+        lost = {"ring_lost": 0, "unsent": 0, "malformed": 0, "left_out": 0}
+        self.tell("-", "network", "emulator:measured", {"packets": 1, **late, **lost, "histogram": {}})
         self.tell("-", "engine", "lab:closed", {"took_ms": 1})
         if self.fragile:
             raise HarnessError("the lab could not be taken down")
@@ -184,5 +199,7 @@ class FakeEngine:
 
     async def up(self, topology: Topology, *, seed: int, run_dir: Path, on_event: EventSink, capture: bool) -> FakeLab:
         self.lab = FakeLab(on_event, self.hurt)
+        if capture:
+            (run_dir / SPOOL_FILE).touch()
         self.lab.tell("-", "engine", "lab:ready", {"nodes": 5, "took_ms": 1.0, "scheduling": "fake"})
         return self.lab

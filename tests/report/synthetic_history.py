@@ -388,6 +388,10 @@ def _tear_down(story: Story, *, end: float) -> None:
         late_p99_us=148.0,
         late_max_us=1422.0,
         histogram=histogram,
+        ring_lost=0,
+        unsent=0,
+        malformed=0,
+        left_out=0,
     )
     story.tell(end, "runner", "run:ended")
 

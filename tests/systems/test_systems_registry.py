@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from harness.checks import CHECKS
+from harness.checks import CHECKS, EVERY_RUN
 from harness.errors import DeadairError, HarnessError
+from harness.planted import run_planted
 from harness.playbook.engine import Seat
 from harness.playbook.loader import SCENARIOS, SUFFIX, load_playbook
 from harness.systems import planted
@@ -39,6 +41,7 @@ def test_what_is_read_of_a_planted_file_is_what_it_says_when_imported(defect: De
     module = importlib.import_module(f"{planted.__name__}.{stem}")
     said = (module.ROLE, module.DEFECT, module.CAUGHT_BY, module.CLAIM)
     assert (defect.role, defect.sentence, defect.caught_by, defect.claim) == said
+    assert defect.partners == getattr(module, "WITH", {})
     assert callable(module.main)
 
 
@@ -46,7 +49,44 @@ def test_what_is_read_of_a_planted_file_is_what_it_says_when_imported(defect: De
 def test_a_defect_is_caught_by_a_claim_that_its_playbook_makes(defect: Defect) -> None:
     playbook = load_playbook(SCENARIOS / f"{defect.caught_by}{SUFFIX}")
     assert defect.claim in CHECKS
-    assert defect.claim in {entry.limits.check for entry in playbook.expectations}
+    assert defect.claim in {*EVERY_RUN, *(entry.limits.check for entry in playbook.expectations)}
+    assert all(pair in systems() for pair in defect.cast.items())
+
+
+def test_a_defect_that_shows_only_beside_another_is_tried_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        verdicts = [{"check": "gate_held", "outcome": "fail"}]
+        answer = json.dumps([{"outcome": "fail", "verdicts": verdicts}])
+        return subprocess.CompletedProcess(command, 1, answer, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert run_planted(["reference-no-gate"], jobs=1, out=tmp_path) == 0
+    assert [word for word in commands[0] if "=reference" in word] == [
+        "publisher=reference-no-idr",
+        "gateway=reference-no-gate",
+    ]
+
+
+NOT_PLANTED = {
+    "reconnects": "a count; deaf_watchdog, which never reconnects, turns it red beside outage_detected",
+    "media_resumed": "a latency, late for many causes; forgets_workers turns it red beside leftover_ended",
+    "longest_gap": "a latency, like media_resumed; refuses_returning and forgets_workers turn it red on the way",
+    "frames_lost": "claimed where TCP loses nothing; hasty turns it red beside no_reconnect",
+    "publish_accepted": "refuses_returning turns it red beside never_refused, the stricter claim",
+    "egress_kept": "ends_at_once turns it red beside session_kept: no session, no egress",
+}
+"""Checks that no planted defect is for, and why; the stories of tests/checks break each of them."""
+
+
+def test_every_check_that_a_playbook_may_claim_has_a_defect_that_it_catches_or_a_reason_why_not() -> None:
+    caught = {defect.claim for defect in defects()}
+    assert caught | set(NOT_PLANTED) | set(EVERY_RUN) == set(CHECKS)
+    assert not caught & set(NOT_PLANTED)
 
 
 def test_an_unknown_system_is_told_with_those_who_can() -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Mapping
+from collections import deque
 from typing import NoReturn
 
 from harness.engines.netns import syscalls
 
 _PIPE_BYTES = 1 << 20
+CHUNK = 1 << 20
 _MOST_WAITING = 64 << 20
 _F_SETPIPE_SZ = 1031
 
@@ -44,41 +45,72 @@ def write_spool(reader: int, spool: int) -> NoReturn:
 
 
 class Batch:
-    """Records on the forwarder's side."""
+    """Records on the forwarder's side: chunks that wait for the pipe, so that a backlog costs nothing per write."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._records: list[bytes] = []
+        self._fresh = 0
+        """Bytes in the records that no chunk holds yet."""
+        self._chunks: deque[tuple[int, bytes]] = deque()
+        """(records, their bytes), at most about ``CHUNK`` each."""
+        self._offset = 0
+        """How much of the first chunk is written."""
         self._size = 0
-        self._waiting = b""
         self.left_out = 0
-        """Records that the writer was too slow for."""
+        """Records that the writer was too slow for, or that came after its end."""
 
     def add(self, record: bytes) -> None:
         """One encoded record of :mod:`harness.capture.spool`."""
-        if self._size > _MOST_WAITING:
+        if self._size > _MOST_WAITING or self._pipe < 0:
             self.left_out += 1
             return
         self._records.append(record)
+        self._fresh += len(record)
         self._size += len(record)
+        if self._fresh >= CHUNK:
+            self._cut_chunk()
 
     def flush(self) -> None:
-        """As much as the pipe takes."""
+        """As much as the pipe takes. Where the writer has ended, the capture ends with what it has written."""
         if self._pipe < 0:
             return
-        self._waiting += b"".join(self._records)
-        self._records.clear()
-        with contextlib.suppress(BlockingIOError):
-            while self._waiting:
-                self._waiting = self._waiting[os.write(self._pipe, self._waiting) :]
-        self._size = len(self._waiting)
+        self._cut_chunk()
+        try:
+            while self._chunks:
+                self._write_first()
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._give_up()
 
-    def close(self) -> Mapping[str, int]:
-        """Everything to the writer, waiting for it; how many records had to be left out."""
+    def close(self) -> None:
+        """Everything to the writer, waiting for it."""
         if self._pipe >= 0:
             os.set_blocking(self._pipe, True)
-            with contextlib.suppress(BrokenPipeError):
-                self.flush()
+            self.flush()
+        if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
-        return {"left_out": self.left_out}
+
+    def _cut_chunk(self) -> None:
+        if self._records:
+            self._chunks.append((len(self._records), b"".join(self._records)))
+            self._records.clear()
+            self._fresh = 0
+
+    def _write_first(self) -> None:
+        _, chunk = self._chunks[0]
+        written = os.write(self._pipe, memoryview(chunk)[self._offset :])
+        self._offset += written
+        self._size -= written
+        if self._offset == len(chunk):
+            self._chunks.popleft()
+            self._offset = 0
+
+    def _give_up(self) -> None:
+        self.left_out += sum(records for records, _ in self._chunks)
+        self._chunks.clear()
+        self._size = self._offset = 0
+        os.close(self._pipe)
+        self._pipe = -1

@@ -15,7 +15,7 @@ from typing import Any
 from harness.capture.spool import FILE_NAME
 from harness.engines.netns import channel
 from harness.engines.netns.forgeclient import Forge, shared_forge
-from harness.engines.netns.peer import Peer
+from harness.engines.netns.peer import ANSWER_WITHIN, Peer
 from harness.engines.netns.plan import MARKER, RESOLVER_FILES, LabOrder, LabSpec, hosts_file, plan_ports
 from harness.engines.netns.process import Channels, ControlSocket, EventSink, NodeProcess, TelemetryPipe
 from harness.engines.netns.processes import CHANNEL_OPTIONS, Exit, StartOrder
@@ -25,6 +25,7 @@ from harness.network.topology import Topology
 
 _UP_WITHIN_S = 20.0
 _GONE_WITHIN_S = 5.0
+_LAST_WORDS_WITHIN_S = 1.0
 
 
 class Lab:
@@ -122,6 +123,7 @@ class Lab:
             argv=[*argv, *(CHANNEL_OPTIONS if harnessed else ())],
             env={**os.environ, **(env or {}), MARKER: self._forge.token},
             directory=str(Path.cwd()),
+            harnessed=harnessed,
         )
         return await self._launch(order)
 
@@ -131,7 +133,7 @@ class Lab:
         log = _open_log(self._run_dir, order.source)
         try:
             descriptors = [their_control.fileno(), writer, log]
-            pid, started_ns = await self._init.ask("start", order, descriptors=descriptors)
+            pid, started_ns = await self._ask(self._init, "start", order, descriptors=descriptors)
         except BaseException:
             control.close()
             os.close(reader)
@@ -149,18 +151,33 @@ class Lab:
         def told(t_ns: int, name: str, fields: Mapping[str, Any]) -> None:
             self._sink(t_ns, order.node, order.source, name, fields)
 
-        channels = Channels(ControlSocket(control, order.source), TelemetryPipe(reader, told))
+        role = order.source if order.harnessed else None
+        channels = Channels(ControlSocket(control, order.source), TelemetryPipe(reader, told, role=role))
         process = self._processes[pid] = NodeProcess(order, pid, channels, self._signal, self._sink)
         if pid in self._exits:
             process.ended(self._exits.pop(pid))
         return process
 
     async def _signal(self, pid: int, number: int) -> bool:
-        return bool(await self._init.ask("signal", pid, number))
+        return bool(await self._ask(self._init, "signal", pid, number))
 
     def on_restart(self, told: Callable[[NodeProcess], None]) -> None:
         """Have ``told`` called with each process that the fault ``restart`` has started anew."""
         self._restarted.append(told)
+
+    async def _ask(self, peer: Peer, verb: str, *arguments: Any, **options: Any) -> Any:
+        """The answer; where the lab has died meanwhile, the failure says of what."""
+        try:
+            return await peer.ask(verb, *arguments, **options)
+        except HarnessError:
+            if not peer.closed.done():
+                raise
+            # neither of the two outlives the other, and either may know the reason
+            await asyncio.wait([self._wire.closed, self._init.closed], timeout=_LAST_WORDS_WITHIN_S)
+            failure = self._wire.failure or self._init.failure
+            if failure is None:
+                raise
+            raise failure from None
 
     def processes(self) -> list[NodeProcess]:
         """Those that have not ended, in the order of their start."""
@@ -176,11 +193,11 @@ class Lab:
         """
         self._faults[fault_id] = fault
         performer = self._wire if fault.scope == "network" else self._init
-        await performer.ask("fault", fault_id, fault, enter_ns, leave_ns)
+        await self._ask(performer, "fault", fault_id, fault, enter_ns, leave_ns)
 
     async def heal(self, fault_id: str) -> None:
         """Leave a fault now; harmless when it was left already. A restarted program runs again when this returns."""
-        await asyncio.gather(self._wire.ask("heal", fault_id), self._init.ask("heal", fault_id))
+        await asyncio.gather(*(self._ask(one, "heal", fault_id) for one in (self._wire, self._init)))
         if fault_id in self._restarts:
             await self._restarts.pop(fault_id)
 
@@ -216,18 +233,19 @@ class Lab:
 
     async def ledger(self, moment: str) -> Mapping[str, Any]:
         """Processes and sockets inside the lab, told as ``ledger:taken`` and returned."""
-        taken = await self._init.ask("ledger")
+        taken = await self._ask(self._init, "ledger")
         data = {"moment": moment, **taken}
         self._tell("ledger:taken", data)
         return data
 
     async def echo(self, near: str, far: str, *, count: int = 1, within_ns: int = 2_000_000_000) -> list[int]:
         """Round-trip times in ns of datagrams through the network, sent one after the other; lost ones are missing."""
-        return list(await self._init.ask("echo", near, far, count, within_ns))
+        patience = ANSWER_WITHIN + count * within_ns
+        return list(await self._ask(self._init, "echo", near, far, count, within_ns, within_ns=patience))
 
     async def measure(self) -> Mapping[str, Any]:
         """How late the forwarder was so far: the data of ``emulator:measured``."""
-        return dict(await self._wire.ask("measure"))
+        return dict(await self._ask(self._wire, "measure"))
 
     # --- the end -------------------------------------------------------------------------------------------
 
@@ -246,11 +264,11 @@ class Lab:
             process.expected = True
         with suppress(HarnessError, TimeoutError):
             async with asyncio.timeout(_GONE_WITHIN_S):
-                await self._init.ask("heal all")
-                self._facts |= await self._wire.ask("finish")
+                await self._ask(self._init, "heal all")
+                await self._ask(self._wire, "finish")
         with suppress(HarnessError, TimeoutError):
             async with asyncio.timeout(_GONE_WITHIN_S):
-                await self._init.ask("close")
+                await self._ask(self._init, "close")
         try:
             await self._wait_gone()
         finally:
@@ -335,8 +353,18 @@ class Lab:
             self._facts |= rest[0]
             if not self._ready[who].done():
                 self._ready[who].set_result(None)
-        elif word == "failed" and not self._ready["init"].done():
-            self._ready["init"].set_exception(HarnessError(rest[0], cure=rest[1]))
+        elif word == "failed":
+            self._failed({"init": self._init, "wire": self._wire}[who], _LOGS[who], *rest)
+
+    def _failed(self, peer: Peer, log: str, what: str, cure: str) -> None:
+        """Last words. A traceback goes to the logs, where the cure then points."""
+        if cure.startswith("Traceback"):
+            descriptor = _open_log(self._run_dir, log)
+            os.write(descriptor, f"{what}\n{cure}".encode())
+            os.close(descriptor)
+            peer.failure = HarnessError(what, cure=f"its traceback is in logs/{log}.log of the run")
+        if not self._ready["init"].done():
+            self._ready["init"].set_exception(peer.failure or HarnessError(what, cure=cure))
 
     def _ended(self, how: Exit) -> None:
         process = self._processes.get(how.pid)
@@ -346,6 +374,7 @@ class Lab:
             process.ended(how)
 
 
+_LOGS = {"init": "pid1", "wire": "forwarder"}
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 

@@ -8,7 +8,6 @@ committed with one ``send`` and answered with one acknowledgement per message, w
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
@@ -218,8 +217,3 @@ def _explanation(body: bytes, flags: int) -> str:
             return body[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
         offset += max((length + 3) & ~3, 4)
     return ""
-
-
-def is_unsupported(error: OSError) -> bool:
-    """Whether the kernel lacks the feature, rather than refusing the request."""
-    return error.errno in (errno.EOPNOTSUPP, errno.ENOENT, errno.EAFNOSUPPORT)

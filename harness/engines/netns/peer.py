@@ -11,7 +11,9 @@ from typing import Any
 
 from harness.engines.netns import channel
 from harness.errors import HarnessError
+from harness.units import SECOND, format_duration
 
+ANSWER_WITHIN = 10 * SECOND
 Told = Callable[[str, Sequence[Any]], None]
 """Called with each message that is not an answer: its first word and the rest."""
 
@@ -32,16 +34,22 @@ class Peer:
         end.setblocking(False)
         self._loop.add_reader(end.fileno(), self._readable)
 
-    async def ask(self, verb: str, *arguments: Any, descriptors: Sequence[int] = ()) -> Any:
-        """The answer; raises :class:`HarnessError` when refused, or when the process is gone."""
+    async def ask(
+        self, verb: str, *arguments: Any, descriptors: Sequence[int] = (), within_ns: int = ANSWER_WITHIN
+    ) -> Any:
+        """The answer; raises :class:`HarnessError` when refused, late, or when the process is gone."""
         if self.closed.done():
             raise self._gone()
         number = next(self._numbers)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting[number] = future
         try:
-            await self._send((verb, number, *arguments), descriptors)
-            return await future
+            async with asyncio.timeout(within_ns / SECOND):
+                await self._send((verb, number, *arguments), descriptors)
+                return await future
+        except TimeoutError:
+            what = f"{self._name} did not answer {verb!r} within {format_duration(within_ns)}"
+            raise HarnessError(what, cure="is the machine overloaded? `deadair doctor` tells") from None
         finally:
             self._waiting.pop(number, None)
 

@@ -30,6 +30,8 @@ class StartOrder:
     argv: Sequence[str]
     env: Mapping[str, str]
     directory: str
+    harnessed: bool = True
+    """A program of the reference: it answers on the control socket, and tells events only."""
 
 
 @dataclass(slots=True)
