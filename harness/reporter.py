@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -27,10 +27,11 @@ class Reporter:
         self._models: list[RunModel] = []
         self._report = ""
         self._interrupted = False
+        self._begun: set[str] = set()
 
     def progress(self, line: str) -> None:
         """One line of what happens now."""
-        print(line, file=sys.stderr if self._as_json else sys.stdout, flush=True)
+        _print(line, file=sys.stderr if self._as_json else sys.stdout)
 
     def pytest_configure(self, config: pytest.Config) -> None:
         # register under the name by which the plugin looks for somebody to show progress to
@@ -42,6 +43,7 @@ class Reporter:
             self._errors.append(str(report.longrepr))
 
     def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
+        self._begun.add(location[2])
         if not self._quiet:
             self.progress(f"\n{location[2]}")
 
@@ -66,22 +68,24 @@ class Reporter:
             )
         if self._models:
             self._report = str(out_dir(session.config) / "report.html")
+        left = [item.name for item in session.items if item.name not in self._begun]
         if self._interrupted:
             place = self._report or written_to(session.config)
             there = f"; what there is stands in {place}" if place else ""
-            self._errors.append(f"deadair: interrupted; nothing was left behind{there}")
+            left_out = f"; not run: {', '.join(left)}" if left else ""
+            self._errors.append(f"deadair: interrupted; nothing was left behind{there}{left_out}")
 
     def pytest_unconfigure(self) -> None:
         self._show()
 
     def _show(self) -> None:
         for error in dict.fromkeys(self._errors):
-            print(error, file=sys.stderr)
+            _print(error, file=sys.stderr)
         if self._as_json:
-            print(json.dumps([_as_json(model) for model in self._models], indent=2, ensure_ascii=False))
+            _print(json.dumps([_as_json(model) for model in self._models], indent=2, ensure_ascii=False))
         elif self._models:
             colour = wants_colour(sys.stdout, os.environ)
-            print("\n" + render(self._models, colour=colour, report=self._report), end="")
+            _print("\n" + render(self._models, colour=colour, report=self._report).rstrip("\n"))
 
     def exit_code(self, code: int) -> int:
         """pytest's code as deadair's: 0, 1, or 2 for everything that is neither a pass nor a failure."""
@@ -89,6 +93,15 @@ class Reporter:
         if code == pytest.ExitCode.OK and not self._errors:
             return 0
         return 1 if Outcome.FAIL in outcomes and code == pytest.ExitCode.TESTS_FAILED else 2
+
+
+def _print(text: str, *, file: TextIO | None = None) -> None:
+    """Print now. Whoever has stopped reading (``| head``) hears no more; the run goes on to its end and its report."""
+    stream = sys.stdout if file is None else file
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Shower:

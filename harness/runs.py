@@ -96,6 +96,8 @@ def execute(
 ) -> RunModel:
     """Run the playbook once and write everything about it into ``run_dir``."""
     engine, cast = engine_named(options.engine), cast_of(playbook, options)
+    if (run_dir / HISTORY_FILE).exists():
+        raise HarnessError(f"{run_dir} holds an earlier run", cure="name another place with --out, or remove it")
     _make(run_dir)
     run_dir = run_dir.resolve()
     with _writing(run_dir):
