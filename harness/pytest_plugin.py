@@ -104,10 +104,11 @@ class PlaybookItem(pytest.Item):
 
         from harness.checks import Outcome
         from harness.report.terminal import failure_blocks
-        from harness.runs import execute
+        from harness.runs import execute, refuse_used
 
         run_dir = (out_dir(self.config) / self.name.replace("[seed ", "-seed").rstrip("]")).resolve()
         options = replace(options_of(self.config), seed=self.seed)
+        refuse_used(run_dir)
         self.user_properties.append((_RUN, str(run_dir)))
         self.config.stash[_RUN_DIRS][str(run_dir)] = None  # an interrupted run is reported too, and has no test report
         self.model = execute(self.playbook, options, run_dir=run_dir, progress=_progress(self.config))

@@ -91,13 +91,17 @@ def _played_by(playbook: Playbook, role: str, instead: str | None) -> System:
         raise PlaybookError(playbook.path, [Problem(choice.line, choice.column, str(error))]) from None
 
 
+def refuse_used(run_dir: Path) -> None:
+    """Raise :class:`HarnessError` where a run stands already: two in one directory would be neither."""
+    if (run_dir / HISTORY_FILE).exists():
+        raise HarnessError(f"{run_dir} holds an earlier run", cure="name another place with --out, or remove it")
+
+
 def execute(
     playbook: Playbook, options: RunOptions, *, run_dir: Path, progress: Progress, ask: AskPerson | None = None
 ) -> RunModel:
     """Run the playbook once and write everything about it into ``run_dir``."""
     engine, cast = engine_named(options.engine), cast_of(playbook, options)
-    if (run_dir / HISTORY_FILE).exists():
-        raise HarnessError(f"{run_dir} holds an earlier run", cure="name another place with --out, or remove it")
     _make(run_dir)
     run_dir = run_dir.resolve()
     with _writing(run_dir):

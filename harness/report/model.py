@@ -138,6 +138,14 @@ class RunModel:
         return f"{self.title} {self.headline}: {self.reason}."
 
     @property
+    def telling(self) -> Sequence[Failure]:
+        """The failures worth reading: a run that never came to its script, or was cut short, has one reason for all."""
+        if self.script_ns is not None and not self.view.cut:
+            return self.failures
+        reason = [failure for failure in self.failures if failure.verdict.check == "script_ran"]
+        return (reason or self.failures)[:1]
+
+    @property
     def headline(self) -> str:
         """``"passed"``, ``"failed"`` or ``"is unknown"``."""
         return _HEADLINES[self.outcome]
@@ -150,7 +158,7 @@ class RunModel:
             return f"{_claims(total)}{_longest_freeze(self.freezes)}"
         if self.view.cut or not self.failures:
             return self.view.cut or "nothing was checked"
-        worst = self.failures[0].verdict
+        worst = self.telling[0].verdict
         judged = "does not hold" if self.outcome is Outcome.FAIL else "could not be judged"
         why = worst.because.partition(" | ")[0]
         reason = f"; {stripped(why)}" if why and not why.startswith("active fault") else ""

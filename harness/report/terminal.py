@@ -62,7 +62,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def failure_blocks(models: Sequence[RunModel], *, colour: bool = False) -> list[str]:
     """A block for every verdict that is not a pass: what was expected, what was seen, why, and how to see it again."""
-    return [_block(model, failure, colour=colour) for model in models for failure in model.failures]
+    return [_block(model, failure, colour=colour) for model in models for failure in model.telling]
 
 
 def _block(model: RunModel, failure: Failure, *, colour: bool) -> str:
