@@ -56,6 +56,18 @@ def _nodes(**interfaces: str) -> tuple[Node, ...]:
     return (Node(name="phone", interfaces=interfaces), *(Node(name=name) for name in _SERVERS))
 
 
+_WIFI = _profiled("wifi", "phone", "hotspot", "patchbay/wifi", up=50 * _MBIT, down=50 * _MBIT)
+_HOTSPOT_NAT = RouterSpec(name="hotspot", nat=NatSettings(), outside="backhaul")
+_CARRIER_NAT = RouterSpec(name="carrier", nat=_CGN, outside="transit")
+_TRANSIT = LinkSpec(
+    name="transit",
+    a="carrier",
+    b="core",
+    up=Impairments(delay=5 * MILLISECOND),
+    down=Impairments(delay=5 * MILLISECOND),
+    profile="deadair: carrier's core",
+)
+
 DIRECT = Topology(
     name="direct",
     why="Everything on one switch, no delay, no NAT: what fails here fails everywhere.",
@@ -101,9 +113,9 @@ HOTSPOT = Topology(
     name="hotspot",
     why="A phone on the Wi-Fi of a mobile hotspot: when the cellular backhaul dies, the Wi-Fi stays up.",
     nodes=_nodes(wifi="wlan0"),
-    routers=(RouterSpec(name="hotspot", nat=NatSettings(), outside="backhaul"), RouterSpec(name="core")),
+    routers=(_HOTSPOT_NAT, RouterSpec(name="core")),
     links=(
-        _profiled("wifi", "phone", "hotspot", "patchbay/wifi", up=50 * _MBIT, down=50 * _MBIT),
+        _WIFI,
         _profiled("backhaul", "hotspot", "core", "patchbay/mobile_4g", up=10 * _MBIT, down=30 * _MBIT),
         *_servers(),
     ),
@@ -121,22 +133,15 @@ DUAL_PATH = Topology(
     why="A phone on a Wi-Fi hotspot that also has a cellular modem: its default route can flip.",
     nodes=_nodes(wifi="wlan0", modem="wwan0"),
     routers=(
-        RouterSpec(name="hotspot", nat=NatSettings(), outside="backhaul"),
-        RouterSpec(name="carrier", nat=_CGN, outside="transit"),
+        _HOTSPOT_NAT,
+        _CARRIER_NAT,
         RouterSpec(name="core"),
     ),
     links=(
-        _profiled("wifi", "phone", "hotspot", "patchbay/wifi", up=50 * _MBIT, down=50 * _MBIT),
+        _WIFI,
         _profiled("backhaul", "hotspot", "core", "patchbay/mobile_4g", up=10 * _MBIT, down=30 * _MBIT),
         _profiled("modem", "phone", "carrier", "patchbay/mobile_4g", up=8 * _MBIT, down=20 * _MBIT),
-        LinkSpec(
-            name="transit",
-            a="carrier",
-            b="core",
-            up=Impairments(delay=5 * MILLISECOND),
-            down=Impairments(delay=5 * MILLISECOND),
-            profile="deadair: carrier's core",
-        ),
+        _TRANSIT,
         *_servers(),
     ),
     roles=_ROLES,
@@ -154,21 +159,14 @@ CGNAT = Topology(
     why="Two NATs in a row: the hotspot's own and the carrier's, which maps each remote end to another port.",
     nodes=_nodes(wifi="wlan0"),
     routers=(
-        RouterSpec(name="hotspot", nat=NatSettings(), outside="backhaul"),
-        RouterSpec(name="carrier", nat=_CGN, outside="transit"),
+        _HOTSPOT_NAT,
+        _CARRIER_NAT,
         RouterSpec(name="core"),
     ),
     links=(
-        _profiled("wifi", "phone", "hotspot", "patchbay/wifi", up=50 * _MBIT, down=50 * _MBIT),
+        _WIFI,
         _profiled("backhaul", "hotspot", "carrier", "patchbay/mobile_4g", up=10 * _MBIT, down=30 * _MBIT),
-        LinkSpec(
-            name="transit",
-            a="carrier",
-            b="core",
-            up=Impairments(delay=5 * MILLISECOND),
-            down=Impairments(delay=5 * MILLISECOND),
-            profile="deadair: carrier's core",
-        ),
+        _TRANSIT,
         *_servers(),
     ),
     roles=_ROLES,
