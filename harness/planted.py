@@ -39,7 +39,7 @@ class Trial:
 def run_planted(names: Sequence[str], *, jobs: int, out: Path | None) -> int:
     """Exit code: 0 all caught, 1 one slipped through, 2 one gave no answer."""
     chosen = _chosen(names)
-    directory = new_invocation(out)
+    directory = new_invocation(out, latest=False)
     with ThreadPoolExecutor(jobs) as pool:
         trials = [_shown(trial) for trial in pool.map(lambda defect: _try(defect, directory), chosen)]
     caught = sum(trial.caught for trial in trials)

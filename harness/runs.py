@@ -183,8 +183,11 @@ def model_of(run_dir: Path) -> RunModel:
     return write_run(_view(History.load(run_dir / HISTORY_FILE), playbook, provenance, run_dir))
 
 
-def new_invocation(out: Path | None) -> Path:
-    """The directory for the runs of one command; ``reports/latest`` points at it where no other was named."""
+def new_invocation(out: Path | None, *, latest: bool = True) -> Path:
+    """The directory for the runs of one command; ``reports/latest`` points at it where no other was named.
+
+    Not so without ``latest``: for runs that are meant to fail, which nobody looks for under that name.
+    """
     if out is not None:
         _make(out)
         return out
@@ -192,8 +195,9 @@ def new_invocation(out: Path | None) -> Path:
     with _writing(REPORTS):
         REPORTS.mkdir(parents=True, exist_ok=True)
         directory = _made_anew(stamp)
-    with suppress(OSError):  # a convenience; not every file system has symbolic links
-        _point_latest(directory)
+    if latest:
+        with suppress(OSError):  # a convenience; not every file system has symbolic links
+            _point_latest(directory)
     return directory
 
 
